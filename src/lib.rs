@@ -3,8 +3,10 @@
 mod checksum;
 mod coding;
 mod compression;
+mod cursor;
 mod error;
 mod hash;
+mod slice;
 mod sync;
 mod types;
 
@@ -12,4 +14,5 @@ pub mod vfs;
 
 pub use compression::Compression;
 pub use error::{Error, ErrorKind, Result};
+pub use slice::{Key, Value};
 pub use types::{KeyspaceId, Kind, LogId, MAX_KEY_LEN, MAX_VALUE_LEN, PAGE, SegmentId, SeqNo};
