@@ -3,6 +3,8 @@
 //! [`Reader`] walks over bytes that may be anything; every method gives a value or
 //! [`Malformed`], never a panic. Called by every room with a format. Pure functions.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
+
 use crate::error::Malformed;
 use byteorder::{ByteOrder, LittleEndian};
 

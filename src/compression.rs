@@ -20,6 +20,16 @@ pub enum Compression {
     Zstd(i32),
 }
 
+impl std::fmt::Display for Compression {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Compression::None => f.write_str("none"),
+            Compression::Lz4 => f.write_str("lz4"),
+            Compression::Zstd(level) => write!(f, "zstd, level {level}"),
+        }
+    }
+}
+
 impl Default for Compression {
     fn default() -> Self {
         if cfg!(feature = "lz4") { Compression::Lz4 } else { Compression::None }
@@ -32,6 +42,16 @@ pub(crate) const CODEC_LZ4: u8 = 1;
 pub(crate) const CODEC_ZSTD: u8 = 2;
 
 impl Compression {
+    /// The codec with this number on disk, at a level, if there is one.
+    pub(crate) fn from_codec(codec: u8, level: i32) -> Option<Self> {
+        match codec {
+            CODEC_NONE => Some(Compression::None),
+            CODEC_LZ4 => Some(Compression::Lz4),
+            CODEC_ZSTD => Some(Compression::Zstd(level)),
+            _ => None,
+        }
+    }
+
     /// The codec's number on disk.
     pub(crate) fn codec(self) -> u8 {
         match self {
@@ -87,6 +107,9 @@ impl Compressor {
     /// result would not be shorter: then the block is to be stored raw.
     pub(crate) fn compress(&mut self, raw: &[u8], out: &mut Vec<u8>) -> bool {
         out.clear();
+        if raw.is_empty() {
+            return false;
+        }
         match self.compression {
             Compression::None => false,
             #[cfg(feature = "lz4")]

@@ -65,6 +65,7 @@ pub enum Kind {
 
 impl Kind {
     /// The kind with this number, if this version of the library implements it.
+    #[must_use]
     pub fn from_u8(n: u8) -> Option<Kind> {
         match n {
             1 => Some(Kind::Put),
@@ -75,6 +76,7 @@ impl Kind {
 
     /// Whether FORMAT.md gives this number a meaning that this version of the library does not
     /// implement: such an entry is not damage, it needs a newer library.
+    #[must_use]
     pub fn is_reserved(n: u8) -> bool {
         (3..=6).contains(&n)
     }

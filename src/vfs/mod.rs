@@ -33,6 +33,7 @@ pub enum OpenMode {
 }
 
 /// A file system. A new or renamed entry is durable only after [`Vfs::sync_dir`].
+#[expect(clippy::missing_errors_doc, reason = "each method fails as the operating system does")]
 pub trait Vfs: Send + Sync + Debug {
     /// Opens a file.
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>>;
@@ -54,6 +55,7 @@ pub trait Vfs: Send + Sync + Debug {
 }
 
 /// An open file. Positions are in bytes from its start; there is no cursor to share.
+#[expect(clippy::missing_errors_doc, reason = "each method fails as the operating system does")]
 pub trait VfsFile: Send + Sync + Debug {
     /// Reads up to `buf.len()` bytes at `offset`; fewer only at the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
