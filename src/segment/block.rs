@@ -1,0 +1,435 @@
+//! A decoded data block: lookups, searches and entries (FORMAT.md 3.3).
+//!
+//! ```text
+//! payload   0 ..............|.......|........|........|.........|....
+//!           entries          zeros   prefixes offsets  hash bytes zeros
+//! ```
+//!
+//! A block is one shared buffer; keys and values handed out are views into it. Decoding checks the
+//! checksum and every offset and length once, so that the accessors are plain arithmetic; they are
+//! total all the same. Immutable, hence shared freely between threads.
+
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
+
+use super::format::{
+    BLOCK_HEADER_LEN, BlockHeader, ENTRY_HEADER_LEN, FLAG_EXPIRY, FLAG_KIND, FLAG_RESERVED,
+    FLAG_SAME_KEY, FLAG_SEQNO, common_prefix_len, prefix_of, trailer_len,
+};
+use crate::coding::{u16_at, u32_at, u64_at};
+use crate::compression::{CODEC_LZ4, CODEC_NONE, CODEC_ZSTD, decompress};
+use crate::error::Malformed;
+use crate::hash::{hash_byte, key_hash};
+use crate::types::{Kind, SeqNo};
+use bytes::Bytes;
+use std::cmp::Ordering;
+use std::ops::Range;
+
+/// A data block in memory.
+pub(crate) struct Block {
+    payload: Bytes,
+    entries: usize,
+    width: usize,
+    common: usize,
+    /// Where the prefixes, the offsets and the hash bytes start in the payload.
+    prefixes: usize,
+    offsets: usize,
+    hashes: usize,
+}
+
+impl std::fmt::Debug for Block {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Block")
+            .field("entries", &self.entries)
+            .field("payload_len", &self.payload.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// An entry of a block; the ranges are of its payload.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) key: Range<usize>,
+    pub(crate) value: Range<usize>,
+    pub(crate) seqno: SeqNo,
+    pub(crate) kind: Kind,
+    /// The key is that of the entry before.
+    pub(crate) same_key: bool,
+}
+
+/// The outcome of a point lookup in one block.
+#[derive(Debug)]
+pub(crate) enum Lookup {
+    Found(Entry),
+    Absent,
+    /// Not visible here, but versions of the key may go on in the next block.
+    GoOn,
+}
+
+const SHORT: Malformed = Malformed::Damaged("an entry runs out of its block");
+
+impl Block {
+    /// Decodes the padded block that lies at `offset` of a file with this salt.
+    pub(crate) fn decode(
+        block: &Bytes,
+        salt: u64,
+        offset: u64,
+    ) -> Result<(Block, BlockHeader), Malformed> {
+        let header = BlockHeader::decode(block, salt, offset)?;
+        let room = block.len() - BLOCK_HEADER_LEN;
+        let payload = if header.codec == CODEC_NONE {
+            if header.stored != header.raw || header.raw != room as u64 {
+                return Err(Malformed::Damaged("a raw block's lengths do not fit"));
+            }
+            block.slice(BLOCK_HEADER_LEN..)
+        } else {
+            let stored = block
+                .get(BLOCK_HEADER_LEN..)
+                .and_then(|rest| rest.get(..usize::try_from(header.stored).ok()?))
+                .ok_or(Malformed::Damaged("the block's stored length is too long"))?;
+            Bytes::from(inflate(&header, stored)?)
+        };
+        Ok((Block::parse(payload, &header)?, header))
+    }
+
+    /// Checks all offsets and lengths of a raw payload.
+    fn parse(payload: Bytes, header: &BlockHeader) -> Result<Block, Malformed> {
+        let entries = usize::from(header.entries);
+        let width = usize::from(header.prefix_width);
+        let prefixes = payload
+            .len()
+            .checked_sub(trailer_len(entries, width))
+            .ok_or(Malformed::Damaged("the block is shorter than its trailer"))?;
+        let offsets = prefixes + width * entries;
+        let block = Block {
+            payload,
+            entries,
+            width,
+            common: usize::from(header.common),
+            prefixes,
+            offsets,
+            hashes: offsets + 2 * entries,
+        };
+        let bytes: &[u8] = &block.payload;
+        let mut end = 0;
+        for i in 0..entries {
+            if u16_at(bytes, offsets + 2 * i).map(usize::from) != Some(end) {
+                return Err(Malformed::Damaged("an entry does not start where the last one ends"));
+            }
+            let key_len = usize::from(u16_at(bytes, end).ok_or(SHORT)?);
+            let value_len = u32_at(bytes, end + 2).ok_or(SHORT)?;
+            let flags = *bytes.get(end + 6).ok_or(SHORT)?;
+            check_flags(flags, value_len)?;
+            if key_len < block.common {
+                return Err(Malformed::Damaged("a key is shorter than the common prefix"));
+            }
+            let len = ENTRY_HEADER_LEN + seqno_len(flags) + key_len;
+            end = usize::try_from(value_len)
+                .ok()
+                .and_then(|value_len| end.checked_add(len)?.checked_add(value_len))
+                .filter(|end| *end <= prefixes)
+                .ok_or(SHORT)?;
+        }
+        if header.codec != CODEC_NONE && end != prefixes {
+            return Err(Malformed::Damaged("the block's entries do not reach its trailer"));
+        }
+        Ok(block)
+    }
+
+    /// How many entries it has.
+    pub(crate) fn len(&self) -> usize {
+        self.entries
+    }
+
+    /// What it occupies in memory, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.payload.len() + BLOCK_HEADER_LEN + size_of::<Block>()
+    }
+
+    /// The length of the raw payload, in bytes.
+    pub(crate) fn payload_len(&self) -> usize {
+        self.payload.len()
+    }
+
+    /// A view of the payload; empty if the range is not within.
+    pub(crate) fn view(&self, range: &Range<usize>) -> &[u8] {
+        self.payload.get(range.clone()).unwrap_or_default()
+    }
+
+    /// The same, sharing the memory.
+    pub(crate) fn share(&self, range: &Range<usize>) -> Bytes {
+        if self.payload.get(range.clone()).is_none() {
+            return Bytes::new();
+        }
+        self.payload.slice(range.clone())
+    }
+
+    fn start(&self, i: usize) -> Option<usize> {
+        if i >= self.entries {
+            return None;
+        }
+        u16_at(&self.payload, self.offsets + 2 * i).map(usize::from)
+    }
+
+    /// Entry `i`, if there is one.
+    pub(crate) fn entry(&self, i: usize) -> Option<Entry> {
+        let start = self.start(i)?;
+        let bytes: &[u8] = &self.payload;
+        let key_len = usize::from(u16_at(bytes, start)?);
+        let value_len = u32_at(bytes, start + 2)? as usize;
+        let flags = *bytes.get(start + 6)?;
+        let seqno = if flags & FLAG_SEQNO != 0 { u64_at(bytes, start + 7)? } else { 0 };
+        let key = start + ENTRY_HEADER_LEN + seqno_len(flags);
+        let value = key + key_len;
+        Some(Entry {
+            key: key..value,
+            value: value..value + value_len,
+            seqno: SeqNo(seqno),
+            kind: Kind::from_u8(flags & FLAG_KIND)?,
+            same_key: flags & FLAG_SAME_KEY != 0,
+        })
+    }
+
+    /// The key of entry `i`; empty if there is none.
+    pub(crate) fn key(&self, i: usize) -> &[u8] {
+        let Some(start) = self.start(i) else { return &[] };
+        let bytes: &[u8] = &self.payload;
+        let (Some(len), Some(flags)) = (u16_at(bytes, start), bytes.get(start + 6)) else {
+            return &[];
+        };
+        let key = start + ENTRY_HEADER_LEN + seqno_len(*flags);
+        bytes.get(key..key + usize::from(len)).unwrap_or_default()
+    }
+
+    /// The first entry whose key is at or after `key`; the number of entries if there is none.
+    pub(crate) fn lower_bound(&self, key: &[u8]) -> usize {
+        self.partition(key, false)
+    }
+
+    /// The first entry whose key is after `key`; the number of entries if there is none.
+    pub(crate) fn upper_bound(&self, key: &[u8]) -> usize {
+        self.partition(key, true)
+    }
+
+    fn prefix(&self, i: usize) -> u64 {
+        let at = self.prefixes + i * self.width;
+        match self.width {
+            2 => u16_at(&self.payload, at).map(u64::from),
+            4 => u32_at(&self.payload, at).map(u64::from),
+            _ => u64_at(&self.payload, at),
+        }
+        .unwrap_or_default()
+    }
+
+    fn partition(&self, key: &[u8], after: bool) -> usize {
+        if self.width == 0 {
+            return self.search(after, |i| self.key(i).cmp(key));
+        }
+        // The prefixes stand for what follows the common prefix, which `key` may not share.
+        let common = self.key(0).get(..self.common).unwrap_or_default();
+        let (head, rest) = key.split_at(self.common.min(key.len()));
+        match head.cmp(common) {
+            Ordering::Less => return 0,
+            Ordering::Greater => return self.entries,
+            Ordering::Equal => {}
+        }
+        let target = prefix_of(rest, self.width);
+        self.search(after, |i| self.prefix(i).cmp(&target).then_with(|| self.key(i).cmp(key)))
+    }
+
+    fn search(&self, after: bool, compare: impl Fn(usize) -> Ordering) -> usize {
+        let (mut low, mut high) = (0, self.entries);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let order = compare(middle);
+            if order == Ordering::Less || (after && order == Ordering::Equal) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// The newest version of `key` (with hash `hash`) at or before `snapshot`.
+    pub(crate) fn lookup(&self, key: &[u8], hash: u64, snapshot: SeqNo) -> Lookup {
+        let hashes = self.payload.get(self.hashes..self.hashes + self.entries).unwrap_or_default();
+        let mut found = None;
+        for_each_match(hashes, hash_byte(hash), |i| {
+            if self.key(i) == key
+                && let Some(entry) = self.entry(i)
+                && entry.seqno <= snapshot
+            {
+                found = Some(entry);
+            }
+            found.is_some()
+        });
+        match found {
+            Some(entry) => Lookup::Found(entry),
+            None if self.key(self.entries - 1) == key => Lookup::GoOn,
+            None => Lookup::Absent,
+        }
+    }
+
+    /// The checks that decoding leaves out because a sound checksum makes them redundant unless
+    /// the writer was wrong: order, hash bytes, prefixes, "same key" flags, zeros. `before` is the
+    /// last key and sequence number that were read in front of it, `gap` whether a block between
+    /// could not be read; `stored` is the padded block.
+    pub(crate) fn check(
+        &self,
+        stored: &[u8],
+        header: &BlockHeader,
+        before: Option<(&[u8], SeqNo)>,
+        gap: bool,
+        hash_seed: u64,
+    ) -> Result<(), &'static str> {
+        let zero = |bytes: Option<&[u8]>| bytes.is_some_and(|b| b.iter().all(|b| *b == 0));
+        let end = self.entry(self.entries - 1).map_or(0, |last| last.value.end);
+        if !zero(self.payload.get(end..self.prefixes))
+            || !zero(self.payload.get(self.hashes + self.entries..))
+        {
+            return Err("padding inside the payload is not zero");
+        }
+        let stored_end = BLOCK_HEADER_LEN + usize::try_from(header.stored).unwrap_or(usize::MAX);
+        if !zero(stored.get(stored_end.min(stored.len())..)) {
+            return Err("padding behind the payload is not zero");
+        }
+        if common_prefix_len(self.key(0), self.key(self.entries - 1)) < self.common {
+            return Err("the common prefix is not common to all keys");
+        }
+        let mut before = before;
+        for i in 0..self.entries {
+            let Some(entry) = self.entry(i) else { return Err("an entry does not decode") };
+            let key = self.view(&entry.key);
+            if let Some((last, seqno)) = before {
+                match last.cmp(key) {
+                    Ordering::Greater => return Err("keys are out of order"),
+                    Ordering::Equal if seqno <= entry.seqno => {
+                        return Err("versions of a key are out of order");
+                    }
+                    _ => {}
+                }
+            }
+            let same_key = before.is_some_and(|(last, _)| last == key);
+            if same_key != entry.same_key && !(gap && i == 0) {
+                return Err("a \"same key\" flag is wrong");
+            }
+            let hash = hash_byte(key_hash(key, hash_seed));
+            if self.payload.get(self.hashes + i) != Some(&hash) {
+                return Err("a hash byte is wrong");
+            }
+            let rest = key.get(self.common..).unwrap_or_default();
+            if self.width != 0 && self.prefix(i) != prefix_of(rest, self.width) {
+                return Err("a key prefix is wrong");
+            }
+            before = Some((key, entry.seqno));
+        }
+        Ok(())
+    }
+
+    /// Bytes that mean something: header and payload without padding.
+    pub(crate) fn used_bytes(&self, header: &BlockHeader) -> u64 {
+        if header.codec != CODEC_NONE {
+            return BLOCK_HEADER_LEN as u64 + header.stored;
+        }
+        let end = self.entry(self.entries - 1).map_or(0, |last| last.value.end);
+        (BLOCK_HEADER_LEN + end + trailer_len(self.entries, self.width)) as u64
+    }
+}
+
+fn seqno_len(flags: u8) -> usize {
+    if flags & FLAG_SEQNO != 0 { 8 } else { 0 }
+}
+
+fn check_flags(flags: u8, value_len: u32) -> Result<(), Malformed> {
+    let kind = flags & FLAG_KIND;
+    if flags & FLAG_RESERVED != 0 {
+        return Err(Malformed::Damaged("a reserved flag of an entry is set"));
+    }
+    match Kind::from_u8(kind) {
+        Some(Kind::Delete) if value_len != 0 => Err(Malformed::Damaged("a tombstone has a value")),
+        Some(_) if flags & FLAG_EXPIRY != 0 => {
+            Err(Malformed::Unsupported("an entry has an expiry time; a newer library is needed"))
+        }
+        Some(_) => Ok(()),
+        None if Kind::is_reserved(kind) => {
+            Err(Malformed::Unsupported("an entry's kind needs a newer library"))
+        }
+        None => Err(Malformed::Damaged("an entry's kind is not valid")),
+    }
+}
+
+/// Decompresses a payload, after checking that the recorded length is one that this codec can
+/// reach from so many bytes, so that a wrong length cannot ask for memory without bounds.
+fn inflate(header: &BlockHeader, stored: &[u8]) -> Result<Vec<u8>, Malformed> {
+    // LZ4: a length byte adds at most 255. Zstandard: a block of 128 KiB takes 4 bytes at least.
+    let factor = match header.codec {
+        CODEC_LZ4 => 255,
+        CODEC_ZSTD => 32_768,
+        _ => 0,
+    };
+    if factor != 0 && header.raw > (header.stored + 16).saturating_mul(factor) {
+        return Err(Malformed::Damaged("the block's raw length cannot be right"));
+    }
+    if factor == 0 {
+        return decompress(header.codec, stored, &mut []).map(|()| Vec::new());
+    }
+    let len = usize::try_from(header.raw).map_err(|_| SHORT)?;
+    let mut raw = vec![0; len];
+    decompress(header.codec, stored, &mut raw)?;
+    Ok(raw)
+}
+
+/// Calls `hit` with the position of each byte equal to `byte`, rising, until it returns true. Eight
+/// bytes are compared at a time.
+fn for_each_match(bytes: &[u8], byte: u8, mut hit: impl FnMut(usize) -> bool) {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    let pattern = u64::from(byte) * 0x0101_0101_0101_0101;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let difference = u64::from_le_bytes(*word) ^ pattern;
+        // The top bit of each byte of `hits` says that this byte of `difference` is zero: adding
+        // 0x7f to the low seven bits carries into the top bit unless they are all zero.
+        let mut hits = !(((difference & LOW) + LOW) | difference | LOW);
+        while hits != 0 {
+            if hit(at * 8 + hits.trailing_zeros() as usize / 8) {
+                return;
+            }
+            hits &= hits - 1;
+        }
+    }
+    let base = words.len() * 8;
+    for (i, candidate) in rest.iter().enumerate() {
+        if *candidate == byte && hit(base + i) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matching_bytes_are_found_exactly() {
+        let bytes: Vec<u8> =
+            (0..1000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8 & 7).collect();
+        for start in 0..9 {
+            for byte in [0, 1, 7, 0x80, 0xff] {
+                let slice = &bytes[start..500];
+                let mut found = Vec::new();
+                for_each_match(slice, byte, |i| {
+                    found.push(i);
+                    false
+                });
+                let expected: Vec<usize> = (0..slice.len()).filter(|i| slice[*i] == byte).collect();
+                assert_eq!(found, expected);
+            }
+        }
+        let mut tricky = Vec::new();
+        for_each_match(&[0, 1, 0x80, 0x81, 0, 0xff, 0x7f, 1], 0, |i| {
+            tricky.push(i);
+            false
+        });
+        assert_eq!(tricky, [0, 4]);
+    }
+}

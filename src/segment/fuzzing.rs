@@ -1,0 +1,183 @@
+//! Entry points for fuzzing the decoders of this room: any bytes must give a value or an error.
+
+use super::format::{
+    BLOCK_HEADER_LEN, FOOTER_LEN, LAYOUT_PARTITIONED, SECTION_BLOOM, SECTION_BLOOM_PARTITIONS,
+    SECTION_INDEX, SECTION_INDEX_PARTITIONS,
+};
+use super::{Block, SegmentReader};
+use crate::checksum::{checksum, uuid_salt};
+use crate::coding::{u16_at, u32_at, u64_at};
+use crate::types::{PAGE, SeqNo};
+use crate::vfs::{Env, OpenMode};
+use bytes::Bytes;
+use std::hint::black_box;
+use std::path::Path;
+
+/// Treats the bytes as a segment file and reads it in every way: as it is, and again with all
+/// checksums made good, so that what lies behind them is reached.
+pub fn segment_bytes(data: &[u8]) {
+    exercise(data);
+    let mut sealed = data.to_vec();
+    reseal(&mut sealed);
+    exercise(&sealed);
+}
+
+/// Treats the bytes as a data block: pads them to whole pages, makes length and checksum good,
+/// decodes the block and uses it in every way.
+pub fn data_block(data: &[u8]) {
+    let mut block = data.to_vec();
+    block.resize(data.len().max(BLOCK_HEADER_LEN).next_multiple_of(PAGE), 0);
+    seal_block(&mut block, 0, 0);
+    let bytes = Bytes::from(block);
+    let Ok((block, header)) = Block::decode(&bytes, 0, 0) else { return };
+    let checked = block.check(&bytes, &header, None, false, 0);
+    for i in 0..=block.len() {
+        let key = block.key(i);
+        if let Some(entry) = block.entry(i) {
+            assert_eq!(block.view(&entry.key), key);
+            assert_eq!(block.share(&entry.value), block.view(&entry.value));
+        }
+        let (lower, upper) = (block.lower_bound(key), block.upper_bound(key));
+        assert!(lower <= block.len() && upper <= block.len());
+        if checked.is_ok() && i < block.len() {
+            assert!(lower <= i && i < upper);
+        }
+        black_box(block.lookup(key, u64::from(i as u8) << 16, SeqNo(i as u64)));
+    }
+    assert!(block.used_bytes(&header) <= bytes.len() as u64);
+}
+
+fn exercise(data: &[u8]) {
+    let env = Env::in_memory(1);
+    let path = Path::new("fuzzed");
+    let Ok(file) = env.vfs.open(path, OpenMode::CreateNew) else { return };
+    if file.write_all_at(data, 0).is_err() {
+        return;
+    }
+    let Ok(reader) = SegmentReader::open_in(&env, path) else { return };
+    let sound = reader.verify().is_ok_and(|report| report.is_sound());
+    let mut keys = vec![Vec::new(), b"key".to_vec(), reader.properties().first_key.clone()];
+    let mut forward = 0u64;
+    for item in reader.get_range::<&[u8]>(..) {
+        let Ok((key, value)) = item else { break };
+        forward += 1;
+        if keys.len() < 20 {
+            keys.push(key.to_vec());
+        }
+        let got = reader.get(&key);
+        if sound {
+            assert_eq!(got.ok().flatten().as_deref(), Some(&*value));
+        }
+    }
+    let backward = reader.get_range::<&[u8]>(..).rev().take_while(Result::is_ok).count() as u64;
+    if sound {
+        assert_eq!(forward, backward);
+    }
+    for pair in keys.windows(2) {
+        let [low, high] = pair else { continue };
+        black_box(reader.get(low).is_ok());
+        black_box(reader.get_range::<Vec<u8>>(low..high).next());
+        black_box(reader.get_range::<Vec<u8>>(low..=high).next_back());
+    }
+    black_box(reader.last_key().is_ok());
+    for block in reader.blocks() {
+        black_box(block.is_ok());
+    }
+}
+
+fn seal_block(block: &mut [u8], salt: u64, offset: u64) {
+    let pages = (block.len() / PAGE) as u32;
+    block[8..12].copy_from_slice(&pages.to_le_bytes());
+    let sum = checksum(salt, offset, &block[8..]);
+    block[..8].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// Recomputes every checksum of a file that has roughly the structure of a segment.
+pub(super) fn reseal(data: &mut [u8]) {
+    let len = data.len();
+    let Some(footer) = len.checked_sub(FOOTER_LEN) else { return };
+    data[footer + 48..footer + 56].copy_from_slice(&(len as u64).to_le_bytes());
+    data[footer + 80..footer + 88].copy_from_slice(b"ASHLRSEG");
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&data[footer..footer + 16]);
+    let salt = uuid_salt(&uuid);
+    let field = |data: &[u8], at: usize| u64_at(data, at).and_then(|n| usize::try_from(n).ok());
+    reseal_blocks(data, field(data, footer + 16).unwrap_or(0).min(footer), salt);
+    let table = field(data, footer + 24).unwrap_or(len);
+    let table_len = field(data, footer + 32).unwrap_or(len);
+    if let Some(end) = table.checked_add(table_len).filter(|end| *end <= footer) {
+        let mut sections = Vec::new();
+        let mut at = table + 4;
+        while at + 28 <= end {
+            let id = u16_at(data, at).unwrap_or_default();
+            let (start, len) = (field(data, at + 4), field(data, at + 12));
+            if let (Some(start), Some(len)) = (start, len)
+                && start.checked_add(len).is_some_and(|end| end <= footer)
+            {
+                sections.push((id, start, len, at + 20));
+            }
+            at += 28;
+        }
+        reseal_partitions(data, &sections, SECTION_INDEX, SECTION_INDEX_PARTITIONS, salt);
+        reseal_partitions(data, &sections, SECTION_BLOOM, SECTION_BLOOM_PARTITIONS, salt);
+        for (id, start, len, sum_at) in sections {
+            // The partitions have checksums of their own.
+            if matches!(id, SECTION_INDEX_PARTITIONS | SECTION_BLOOM_PARTITIONS) {
+                continue;
+            }
+            let sum = checksum(salt, start as u64, &data[start..start + len]);
+            data[sum_at..sum_at + 8].copy_from_slice(&sum.to_le_bytes());
+        }
+        let sum = checksum(salt, table as u64, &data[table..end]);
+        data[footer + 40..footer + 48].copy_from_slice(&sum.to_le_bytes());
+    }
+    let sum = checksum(0, len as u64, &data[footer..footer + 88]);
+    data[footer + 88..].copy_from_slice(&sum.to_le_bytes());
+}
+
+fn reseal_blocks(data: &mut [u8], end: usize, salt: u64) {
+    let mut at = 0;
+    while at + PAGE <= end {
+        let pages = u32_at(data, at + 8).unwrap_or(1).max(1) as usize;
+        let len = pages.saturating_mul(PAGE);
+        let len = if len > end - at { PAGE } else { len };
+        let block = &mut data[at..at + len];
+        let sum = checksum(salt, at as u64, &block[8..]);
+        block[..8].copy_from_slice(&sum.to_le_bytes());
+        at += len;
+    }
+}
+
+/// The checksums in the top level of a partitioned section.
+fn reseal_partitions(
+    data: &mut [u8],
+    sections: &[(u16, usize, usize, usize)],
+    root: u16,
+    partitions: u16,
+    salt: u64,
+) {
+    let find = |wanted| sections.iter().find(|(id, ..)| *id == wanted).copied();
+    let (Some((_, root, root_len, _)), Some((_, base, base_len, _))) =
+        (find(root), find(partitions))
+    else {
+        return;
+    };
+    if root_len < 5 || data[root] != LAYOUT_PARTITIONED {
+        return;
+    }
+    let count = u32_at(data, root + 1).unwrap_or_default() as usize;
+    for i in 0..count {
+        let at = root + 5 + 20 * i;
+        if at + 20 > root + root_len {
+            return;
+        }
+        let offset = u64_at(data, at).and_then(|n| usize::try_from(n).ok()).unwrap_or(base_len);
+        let len = u32_at(data, at + 8).unwrap_or_default() as usize;
+        if offset.checked_add(len).is_none_or(|end| end > base_len) {
+            continue;
+        }
+        let start = base + offset;
+        let sum = checksum(salt, start as u64, &data[start..start + len]);
+        data[at + 12..at + 20].copy_from_slice(&sum.to_le_bytes());
+    }
+}

@@ -1,0 +1,175 @@
+//! Segments: immutable sorted files of keys and values (FORMAT.md section 3).
+//!
+//! ```text
+//! 0            data block 0, data block 1, …     each a multiple of 4096 bytes
+//! meta_offset  block index, bloom filter, compression tag, last key, properties
+//!              section table
+//! end - 96     footer
+//! ```
+//!
+//! [`SegmentWriter`] takes entries in order and writes the file once; [`SegmentReader`] looks up
+//! and scans. Both work alone on one file, with no database around. Entries are versions of keys:
+//! key rising, then sequence number falling; a standalone segment has one version a key, without a
+//! number.
+//!
+//! Invariants: every byte is covered by a checksum that binds it to the file and its place; bytes
+//! from a file are checked when they are loaded, and any bytes at all give a value or a typed
+//! error; a damaged data block costs only its own keys. Opening reads footer, section table and
+//! properties; index and filter load on first use.
+//!
+//! Called by flush, compaction, the version room and the database; standalone by users. A reader
+//! is `Send + Sync` and cheap to clone; a writer, a cursor and an iterator belong to one thread at a
+//! time and are `Send`.
+
+mod block;
+mod bloom;
+mod cursor;
+mod cutter;
+#[cfg(test)]
+mod damage_tests;
+mod format;
+#[doc(hidden)]
+pub mod fuzzing;
+mod index;
+mod inspect;
+mod metadata;
+mod properties;
+mod range;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod writer;
+
+pub(crate) use block::Block;
+pub(crate) use cursor::{CursorOptions, SegmentCursor};
+pub use inspect::{BlockInfo, Blocks, SectionInfo};
+pub use metadata::SegmentMetadata;
+pub use properties::Properties;
+pub use range::SegmentRange;
+pub use reader::SegmentReader;
+pub use verify::{Damage, VerifyReport};
+pub use writer::SegmentWriter;
+
+use crate::compression::Compression;
+use crate::error::Result;
+use crate::types::{KeyspaceId, Kind, SeqNo};
+use crate::vfs::VfsFile;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// How a segment is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentOptions {
+    /// The codec of data blocks. Default: LZ4 if this build has it.
+    pub compression: Compression,
+    /// Bits of bloom filter for each key, at most 64; 0 for no filter. 10 (the default) lets about
+    /// one absent key in a hundred through.
+    pub bloom_bits_per_key: u8,
+    /// Bytes of key prefix, 0 (the default), 2, 4 or 8, kept beside each entry so that a search in
+    /// a block touches fewer cache lines.
+    pub prefix_width: u8,
+    /// The keyspace that it belongs to; `None` (the default) for a standalone segment.
+    pub keyspace: Option<KeyspaceId>,
+    /// The seed of key hashes; `None` (the default) for a random one.
+    pub hash_seed: Option<u64>,
+}
+
+impl Default for SegmentOptions {
+    fn default() -> Self {
+        SegmentOptions {
+            compression: Compression::default(),
+            bloom_bits_per_key: 10,
+            prefix_width: 0,
+            keyspace: None,
+            hash_seed: None,
+        }
+    }
+}
+
+/// What became of a written segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its random identity.
+    pub uuid: [u8; 16],
+    /// The length of the file in bytes.
+    pub file_len: u64,
+    /// The checksum in its footer, which stands for all of its content.
+    pub footer_checksum: u64,
+    /// The length of its data blocks, padding included, in bytes.
+    pub data_bytes: u64,
+    /// The last key.
+    pub last_key: Vec<u8>,
+    /// What it says of itself.
+    pub properties: Properties,
+}
+
+impl SegmentInfo {
+    /// The share of the data blocks that is padding, 0 to 1.
+    #[must_use]
+    pub fn padding_ratio(&self) -> f64 {
+        padding_ratio(self.data_bytes, self.properties.stored_bytes)
+    }
+}
+
+fn padding_ratio(data_bytes: u64, stored_bytes: u64) -> f64 {
+    if data_bytes == 0 {
+        return 0.0;
+    }
+    data_bytes.saturating_sub(stored_bytes) as f64 / data_bytes as f64
+}
+
+/// An entry found by a point lookup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) seqno: SeqNo,
+    pub(crate) kind: Kind,
+    /// Shares the memory of its block. Empty for a tombstone.
+    pub(crate) value: Bytes,
+}
+
+/// Where a reader gets its open file from: a database pools them.
+pub(crate) trait FileSource: Send + Sync {
+    /// The open file; always the same one.
+    fn file(&self) -> Result<Arc<dyn VfsFile>>;
+}
+
+/// A piece of a segment, checked and decoded, as a cache holds it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) enum Part {
+    /// A data block.
+    Block(Arc<Block>),
+    /// The section *block index*, as far as its layout goes.
+    IndexRoot(Arc<index::IndexRoot>),
+    /// A partition of the block index.
+    Index(Arc<index::IndexPartition>),
+    /// The section *bloom filter*, as far as its layout goes.
+    BloomRoot(Arc<bloom::FilterRoot>),
+    /// A partition of the bloom filter.
+    Bloom(Arc<bloom::Filter>),
+}
+
+impl Part {
+    /// What it occupies in memory, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Part::Block(block) => block.bytes(),
+            Part::IndexRoot(root) => match root.as_ref() {
+                index::IndexRoot::Single(index) => index.bytes(),
+                index::IndexRoot::Partitioned(top) => top.bytes(),
+            },
+            Part::Index(index) => index.bytes(),
+            Part::BloomRoot(root) => root.bytes(),
+            Part::Bloom(filter) => filter.bytes(),
+        }
+    }
+}
+
+/// A cache of parts, shared by all readers. `file` is a number that is never reused, `offset` that
+/// of the part in the file.
+pub(crate) trait BlockCache: Send + Sync {
+    /// The part, if it is there.
+    fn get(&self, file: u64, offset: u64) -> Option<Part>;
+    /// Offers a part; the cache may decline it.
+    fn insert(&self, file: u64, offset: u64, part: Part);
+}

@@ -1,0 +1,193 @@
+//! What a segment says of itself (FORMAT.md 3.6). Read when it is opened.
+
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
+
+use super::format::OPTIONAL;
+use crate::coding::{Reader, put_u16, put_u32};
+use crate::error::Malformed;
+use crate::types::{KeyspaceId, SeqNo};
+
+/// The properties of a segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Properties {
+    /// When it was written, in milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// How many entries it holds: versions of keys, tombstones included.
+    pub entries: u64,
+    /// How many of them are point tombstones.
+    pub tombstones: u64,
+    /// How many of them are merge operands.
+    pub merge_operands: u64,
+    /// How many of them are range tombstones.
+    pub range_tombstones: u64,
+    /// How many different keys there are.
+    pub distinct_keys: u64,
+    /// How many data blocks there are.
+    pub blocks: u64,
+    /// The first key.
+    pub first_key: Vec<u8>,
+    /// The smallest sequence number.
+    pub smallest_seqno: SeqNo,
+    /// The largest sequence number.
+    pub largest_seqno: SeqNo,
+    /// The sum of the lengths of all keys and values, in bytes.
+    pub raw_bytes: u64,
+    /// What the data blocks store, headers included and padding not, in bytes.
+    pub stored_bytes: u64,
+    /// The keyspace that it was written for; `None` in a standalone segment.
+    pub keyspace: Option<KeyspaceId>,
+    /// The seed of its key hashes.
+    pub hash_seed: u64,
+}
+
+/// What stands for "no keyspace" on disk.
+const STANDALONE: u32 = u32::MAX;
+const LAST_ID: u16 = 14;
+const FIRST_KEY: u16 = 6;
+const KEYSPACE: u16 = 11;
+
+impl Properties {
+    /// The section's bytes.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let keyspace = self.keyspace.map_or(STANDALONE, |id| id.0).to_le_bytes();
+        let mut out = Vec::new();
+        for id in 1..=LAST_ID {
+            let integer = self.integer(id).unwrap_or_default().to_le_bytes();
+            let value: &[u8] = match id {
+                FIRST_KEY => &self.first_key,
+                KEYSPACE => &keyspace,
+                _ => &integer,
+            };
+            put_u16(&mut out, id);
+            put_u32(&mut out, value.len() as u32);
+            out.extend_from_slice(value);
+        }
+        out
+    }
+
+    fn integer(&self, id: u16) -> Option<u64> {
+        Some(match id {
+            1 => self.created_ms,
+            2 => self.entries,
+            3 => self.tombstones,
+            4 => self.merge_operands,
+            5 => self.blocks,
+            7 => self.smallest_seqno.0,
+            8 => self.largest_seqno.0,
+            9 => self.raw_bytes,
+            10 => self.stored_bytes,
+            12 => self.hash_seed,
+            13 => self.distinct_keys,
+            14 => self.range_tombstones,
+            _ => return None,
+        })
+    }
+
+    fn integer_mut(&mut self, id: u16) -> Option<&mut u64> {
+        Some(match id {
+            1 => &mut self.created_ms,
+            2 => &mut self.entries,
+            3 => &mut self.tombstones,
+            4 => &mut self.merge_operands,
+            5 => &mut self.blocks,
+            7 => &mut self.smallest_seqno.0,
+            8 => &mut self.largest_seqno.0,
+            9 => &mut self.raw_bytes,
+            10 => &mut self.stored_bytes,
+            12 => &mut self.hash_seed,
+            13 => &mut self.distinct_keys,
+            14 => &mut self.range_tombstones,
+            _ => return None,
+        })
+    }
+
+    /// Decodes the section.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Properties, Malformed> {
+        const WRONG_LEN: Malformed = Malformed::Damaged("a property has the wrong length");
+        let mut properties = Properties::default();
+        let mut reader = Reader::new(bytes);
+        let mut last = 0;
+        let mut known = 0;
+        while !reader.is_empty() {
+            let id = reader.u16()?;
+            let len = reader.u32()? as usize;
+            let value = reader.bytes(len)?;
+            if id <= last {
+                return Err(Malformed::Damaged("the properties are out of order"));
+            }
+            last = id;
+            known += u16::from((1..=LAST_ID).contains(&id));
+            if let Some(integer) = properties.integer_mut(id) {
+                *integer = value.try_into().map(u64::from_le_bytes).map_err(|_| WRONG_LEN)?;
+            } else if id == FIRST_KEY {
+                if len > crate::types::MAX_KEY_LEN {
+                    return Err(WRONG_LEN);
+                }
+                properties.first_key = value.to_vec();
+            } else if id == KEYSPACE {
+                let id = value.try_into().map(u32::from_le_bytes).map_err(|_| WRONG_LEN)?;
+                properties.keyspace = (id != STANDALONE).then_some(KeyspaceId(id));
+            } else if id & OPTIONAL == 0 {
+                return Err(Malformed::Unsupported("it has a required property that is not known"));
+            }
+        }
+        if known != LAST_ID {
+            return Err(Malformed::Damaged("a property is missing"));
+        }
+        Ok(properties)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Properties {
+        Properties {
+            created_ms: 1,
+            entries: 2,
+            tombstones: 3,
+            merge_operands: 4,
+            range_tombstones: 5,
+            distinct_keys: 6,
+            blocks: 7,
+            first_key: b"first".to_vec(),
+            smallest_seqno: SeqNo(8),
+            largest_seqno: SeqNo(9),
+            raw_bytes: 10,
+            stored_bytes: 11,
+            keyspace: Some(KeyspaceId(12)),
+            hash_seed: 13,
+        }
+    }
+
+    #[test]
+    fn properties_round_trip() {
+        let mut properties = sample();
+        assert_eq!(Properties::decode(&properties.encode()), Ok(properties.clone()));
+        properties.keyspace = None;
+        properties.first_key.clear();
+        assert_eq!(Properties::decode(&properties.encode()), Ok(properties));
+    }
+
+    #[test]
+    fn unknown_optional_ones_are_skipped_required_ones_are_not() {
+        let with = |id: u16| {
+            let mut bytes = sample().encode();
+            put_u16(&mut bytes, id);
+            put_u32(&mut bytes, 2);
+            bytes.extend_from_slice(b"xy");
+            Properties::decode(&bytes)
+        };
+        assert_eq!(with(0x8001), Ok(sample()));
+        assert!(matches!(with(15), Err(Malformed::Unsupported(_))));
+        assert!(matches!(with(14), Err(Malformed::Damaged(_))));
+        let bytes = sample().encode();
+        for len in 0..bytes.len() {
+            assert!(Properties::decode(&bytes[..len]).is_err());
+        }
+        let mut wrong_len = bytes;
+        wrong_len[2] = 7;
+        assert!(Properties::decode(&wrong_len).is_err());
+    }
+}

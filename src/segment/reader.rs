@@ -1,0 +1,522 @@
+//! Reads a segment: point lookups, and the loading of blocks, index and filter for everyone else.
+
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
+
+use super::block::Lookup;
+use super::bloom::{Filter, FilterRoot, partition_of};
+use super::cursor::{CursorOptions, SegmentCursor};
+use super::format::{
+    MAX_BLOCK_PAGES, MAX_RAW, SECTION_BLOOM, SECTION_BLOOM_PARTITIONS, SECTION_INDEX,
+    SECTION_INDEX_PARTITIONS, SECTION_LAST_KEY, Section,
+};
+use super::index::{Handle, IndexPartition, IndexRoot};
+use super::metadata::{SegmentMetadata, check_section, read_at};
+use super::{Block, BlockCache, FileSource, Found, Part, Properties, padding_ratio};
+use crate::checksum::checksum;
+use crate::error::{Error, Malformed, Result};
+use crate::hash::key_hash;
+use crate::slice::{Key, Value};
+use crate::types::{Kind, PAGE, SeqNo};
+use crate::vfs::{Env, OpenMode, VfsFile};
+use bytes::Bytes;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Reads one segment file. `Send + Sync`; a clone shares everything and costs nothing.
+#[derive(Clone)]
+pub struct SegmentReader {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    source: Arc<dyn FileSource>,
+    pub(super) path: PathBuf,
+    pub(super) meta: Arc<SegmentMetadata>,
+    cache: Option<(Arc<dyn BlockCache>, u64)>,
+}
+
+impl std::fmt::Debug for SegmentReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SegmentReader")
+            .field("path", &self.inner.path)
+            .field("metadata", &self.inner.meta)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The file of a reader that stands alone.
+struct Owned(Arc<dyn VfsFile>);
+
+impl FileSource for Owned {
+    fn file(&self) -> Result<Arc<dyn VfsFile>> {
+        Ok(Arc::clone(&self.0))
+    }
+}
+
+/// Where a block is in the index: which partition (0 of a single one), which block of it.
+#[derive(Clone, Debug)]
+pub(super) struct Position {
+    pub(super) root: Arc<IndexRoot>,
+    /// The loaded partition of a partitioned index.
+    pub(super) part: Option<Arc<IndexPartition>>,
+    pub(super) part_number: usize,
+    pub(super) block: usize,
+}
+
+impl Position {
+    pub(super) fn partition(&self) -> Option<&IndexPartition> {
+        match (self.root.as_ref(), &self.part) {
+            (IndexRoot::Single(index), _) => Some(index),
+            (IndexRoot::Partitioned(_), part) => part.as_deref(),
+        }
+    }
+
+    /// The separator of its block.
+    pub(super) fn separator(&self) -> Option<Vec<u8>> {
+        self.partition().map(|index| index.separator(self.block))
+    }
+
+    pub(super) fn handle(&self) -> Option<Handle> {
+        self.partition()?.block(self.block)
+    }
+}
+
+impl SegmentReader {
+    /// Opens a segment on the operating system's file system. Reads the end of the file: footer,
+    /// section table, properties; usually one read of 4 KiB.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Corruption`] if it is no segment, or its end is damaged;
+    /// [`Error::UnsupportedFormat`].
+    pub fn open(path: impl AsRef<Path>) -> Result<SegmentReader> {
+        SegmentReader::open_in(&Env::default(), path)
+    }
+
+    /// The same in another environment.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_in(env: &Env, path: impl AsRef<Path>) -> Result<SegmentReader> {
+        let path = path.as_ref();
+        SegmentReader::open_with(open_file(env, path)?, path.to_path_buf(), None)
+    }
+
+    /// Opens a segment whose metadata was kept. Reads the footer only.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and [`Error::Corruption`] if the file is another segment.
+    pub fn with_metadata(
+        path: impl AsRef<Path>,
+        metadata: Arc<SegmentMetadata>,
+    ) -> Result<SegmentReader> {
+        SegmentReader::with_metadata_in(&Env::default(), path, metadata)
+    }
+
+    /// The same in another environment.
+    ///
+    /// # Errors
+    /// As [`with_metadata`](Self::with_metadata).
+    pub fn with_metadata_in(
+        env: &Env,
+        path: impl AsRef<Path>,
+        metadata: Arc<SegmentMetadata>,
+    ) -> Result<SegmentReader> {
+        let path = path.as_ref();
+        let source = open_file(env, path)?;
+        metadata.check_same(source.file()?.as_ref(), path)?;
+        let inner = Inner { source, path: path.to_path_buf(), meta: metadata, cache: None };
+        Ok(SegmentReader { inner: Arc::new(inner) })
+    }
+
+    /// Opens a segment of a database. With a cache, parts are kept there under the given number;
+    /// without, index and filter stay in the metadata and data blocks are not kept.
+    pub(crate) fn open_with(
+        source: Arc<dyn FileSource>,
+        path: PathBuf,
+        cache: Option<(Arc<dyn BlockCache>, u64)>,
+    ) -> Result<SegmentReader> {
+        let meta = Arc::new(SegmentMetadata::read(source.file()?.as_ref(), &path)?);
+        Ok(SegmentReader { inner: Arc::new(Inner { source, path, meta, cache }) })
+    }
+
+    /// What was loaded so far, to open the same file again with.
+    #[must_use]
+    pub fn metadata(&self) -> Arc<SegmentMetadata> {
+        Arc::clone(&self.inner.meta)
+    }
+
+    /// What the segment says of itself.
+    #[must_use]
+    pub fn properties(&self) -> &Properties {
+        &self.inner.meta.properties
+    }
+
+    /// Its random identity.
+    #[must_use]
+    pub fn uuid(&self) -> [u8; 16] {
+        self.inner.meta.footer.uuid
+    }
+
+    /// The length of the file in bytes.
+    #[must_use]
+    pub fn file_len(&self) -> u64 {
+        self.inner.meta.footer.file_len
+    }
+
+    /// The checksum in the footer, which stands for all of the content.
+    #[must_use]
+    pub fn footer_checksum(&self) -> u64 {
+        self.inner.meta.footer_checksum
+    }
+
+    /// The length of the data blocks, padding included, in bytes.
+    #[must_use]
+    pub fn data_bytes(&self) -> u64 {
+        self.inner.meta.footer.meta_offset
+    }
+
+    /// The share of the data blocks that is padding, 0 to 1.
+    #[must_use]
+    pub fn padding_ratio(&self) -> f64 {
+        padding_ratio(self.data_bytes(), self.properties().stored_bytes)
+    }
+
+    /// The file's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// The last key. Costs one read.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Corruption`].
+    pub fn last_key(&self) -> Result<Key> {
+        let section = self.section(SECTION_LAST_KEY)?;
+        Ok(Key(self.read_section(&section)?))
+    }
+
+    /// The value of a key, if it is there and not deleted. Reads at most one block, or a few if the
+    /// key has very many versions; none if the bloom filter excludes the key.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Corruption`] or [`Error::UnsupportedFormat`] if what holds the
+    /// answer is damaged or not supported.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+        let hash = key_hash(key, self.properties().hash_seed);
+        let found = self.get_at(key, hash, SeqNo::MAX)?;
+        Ok(found.filter(|found| found.kind == Kind::Put).map(|found| Value(found.value)))
+    }
+
+    /// The newest version of a key at or before a snapshot, tombstones included. `hash` is the
+    /// key's under the seed of this segment.
+    pub(crate) fn get_at(&self, key: &[u8], hash: u64, snapshot: SeqNo) -> Result<Option<Found>> {
+        if !self.may_contain(hash)? {
+            return Ok(None);
+        }
+        let mut next = self.find(key, false)?;
+        while let Some(position) = next {
+            let Some(handle) = position.handle() else { break };
+            let block = self.load_block(&handle, true)?;
+            match block.lookup(key, hash, snapshot) {
+                Lookup::Found(entry) => {
+                    return Ok(Some(Found {
+                        seqno: entry.seqno,
+                        kind: entry.kind,
+                        value: block.share(&entry.value),
+                    }));
+                }
+                Lookup::Absent => break,
+                Lookup::GoOn => next = self.following(position)?,
+            }
+        }
+        Ok(None)
+    }
+
+    /// A cursor over all entries.
+    pub(crate) fn cursor(&self, options: CursorOptions) -> SegmentCursor {
+        SegmentCursor::new(self.clone(), options)
+    }
+
+    /// About how many bytes of data blocks hold the keys between two bounds: whole blocks, from
+    /// the block index alone.
+    pub(crate) fn approximate_bytes(
+        &self,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+    ) -> Result<u64> {
+        let start = match lower {
+            Bound::Unbounded => Some(0),
+            Bound::Included(key) => self.find(key, false)?.and_then(|p| Some(p.handle()?.offset())),
+            Bound::Excluded(key) => self.find(key, true)?.and_then(|p| Some(p.handle()?.offset())),
+        };
+        let end = match upper {
+            Bound::Unbounded => None,
+            Bound::Included(key) | Bound::Excluded(key) => {
+                self.find(key, false)?.and_then(|p| p.handle()).map(|h| h.offset() + h.len())
+            }
+        };
+        let data = self.data_bytes();
+        Ok(end.unwrap_or(data).saturating_sub(start.unwrap_or(data)))
+    }
+
+    /// Whether the bloom filter lets a key with this hash through. A damaged filter lets all
+    /// through: the data blocks have the answer, and `verify` reports the filter.
+    pub(super) fn may_contain(&self, hash: u64) -> Result<bool> {
+        let Some(section) = self.inner.meta.section(SECTION_BLOOM) else { return Ok(true) };
+        let part = self.part(section.offset, || self.load_filter_root(section))?;
+        let Part::BloomRoot(root) = part else { return Ok(true) };
+        let parts = match root.as_ref() {
+            FilterRoot::Single(filter) => return Ok(filter.may_contain(hash)),
+            FilterRoot::Partitioned(parts) => parts,
+        };
+        let Some(part) = parts.get(partition_of(hash, parts.len())) else { return Ok(true) };
+        let base = self.section(SECTION_BLOOM_PARTITIONS)?.offset;
+        let offset = base + part.offset;
+        let loaded = self.part(offset, || {
+            let filter = self
+                .read_checked(offset, u64::from(part.len), part.checksum)
+                .and_then(|bytes| Filter::decode(&bytes).map_err(|m| self.malformed(m, offset)));
+            Ok(Part::Bloom(Arc::new(Self::or_unusable(filter, Filter::Unusable)?)))
+        })?;
+        Ok(if let Part::Bloom(filter) = loaded { filter.may_contain(hash) } else { true })
+    }
+
+    fn load_filter_root(&self, section: &Section) -> Result<Part> {
+        let partitions = self.inner.meta.section(SECTION_BLOOM_PARTITIONS).map_or(0, |s| s.len);
+        let root = self.read_section(section).and_then(|bytes| {
+            FilterRoot::decode(&bytes, partitions).map_err(|m| self.malformed(m, section.offset))
+        });
+        let root = Self::or_unusable(root, FilterRoot::Single(Filter::Unusable))?;
+        Ok(Part::BloomRoot(Arc::new(root)))
+    }
+
+    fn or_unusable<T>(loaded: Result<T>, unusable: T) -> Result<T> {
+        match loaded {
+            Err(error @ Error::Corruption { .. }) => {
+                tracing::warn!(%error, "a bloom filter is damaged and not used");
+                Ok(unusable)
+            }
+            other => other,
+        }
+    }
+
+    /// The first block whose separator is at or after the key (with `after`: after it).
+    pub(super) fn find(&self, key: &[u8], after: bool) -> Result<Option<Position>> {
+        let root = self.index_root()?;
+        let part_number = match root.as_ref() {
+            IndexRoot::Single(_) => 0,
+            IndexRoot::Partitioned(top) => top.index().find(key, after),
+        };
+        let Some(mut position) = self.position(root, part_number)? else { return Ok(None) };
+        position.block = position.partition().map_or(0, |part| part.find(key, after));
+        Ok(position.handle().is_some().then_some(position))
+    }
+
+    /// The first or the last block.
+    pub(super) fn edge(&self, last: bool) -> Result<Option<Position>> {
+        let root = self.index_root()?;
+        let parts = match root.as_ref() {
+            IndexRoot::Single(_) => 1,
+            IndexRoot::Partitioned(top) => top.len(),
+        };
+        let Some(mut position) = self.position(root, if last { parts - 1 } else { 0 })? else {
+            return Ok(None);
+        };
+        if last {
+            position.block = position.partition().map_or(0, |part| part.len() - 1);
+        }
+        Ok(Some(position))
+    }
+
+    /// The next block.
+    pub(super) fn following(&self, mut position: Position) -> Result<Option<Position>> {
+        position.block += 1;
+        if position.handle().is_some() {
+            return Ok(Some(position));
+        }
+        self.position(position.root, position.part_number + 1)
+    }
+
+    /// The block before.
+    pub(super) fn preceding(&self, mut position: Position) -> Result<Option<Position>> {
+        if let Some(block) = position.block.checked_sub(1) {
+            position.block = block;
+            return Ok(Some(position));
+        }
+        let Some(part_number) = position.part_number.checked_sub(1) else { return Ok(None) };
+        let Some(mut position) = self.position(position.root, part_number)? else {
+            return Ok(None);
+        };
+        position.block = position.partition().map_or(0, |part| part.len() - 1);
+        Ok(Some(position))
+    }
+
+    /// The first block of a partition, if there is such a partition.
+    fn position(&self, root: Arc<IndexRoot>, part_number: usize) -> Result<Option<Position>> {
+        let part = match root.as_ref() {
+            IndexRoot::Single(_) if part_number == 0 => None,
+            IndexRoot::Partitioned(top) if part_number < top.len() => {
+                Some(self.index_partition(top, part_number)?)
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(Position { root, part, part_number, block: 0 }))
+    }
+
+    pub(super) fn index_root(&self) -> Result<Arc<IndexRoot>> {
+        let section = self.section(SECTION_INDEX)?;
+        let part = self.part(section.offset, || {
+            self.read_index_root().map(|root| Part::IndexRoot(Arc::new(root)))
+        })?;
+        match part {
+            Part::IndexRoot(root) => Ok(root),
+            _ => self.read_index_root().map(Arc::new),
+        }
+    }
+
+    /// Reads the index's root from the file, whatever is cached.
+    pub(super) fn read_index_root(&self) -> Result<IndexRoot> {
+        let section = self.section(SECTION_INDEX)?;
+        let partitions = self.inner.meta.section(SECTION_INDEX_PARTITIONS).map_or(0, |s| s.len);
+        let bytes = self.read_section(&section)?;
+        IndexRoot::decode(&bytes, partitions, self.data_bytes() / PAGE as u64)
+            .map_err(|malformed| self.malformed(malformed, section.offset))
+    }
+
+    fn index_partition(
+        &self,
+        top: &super::index::TopLevel,
+        number: usize,
+    ) -> Result<Arc<IndexPartition>> {
+        let base = self.section(SECTION_INDEX_PARTITIONS)?.offset;
+        let offset = base + top.part(number).map_or(0, |part| part.offset);
+        let load = || self.read_index_partition(top, number);
+        match self.part(offset, || load().map(|part| Part::Index(Arc::new(part))))? {
+            Part::Index(part) => Ok(part),
+            _ => load().map(Arc::new),
+        }
+    }
+
+    /// Reads a partition of the index from the file, whatever is cached.
+    pub(super) fn read_index_partition(
+        &self,
+        top: &super::index::TopLevel,
+        number: usize,
+    ) -> Result<IndexPartition> {
+        let section = self.section(SECTION_INDEX_PARTITIONS)?;
+        let part = top.part(number).ok_or_else(|| {
+            Error::corruption(&self.inner.path, section.offset, "a partition is missing")
+        })?;
+        let offset = section.offset + part.offset;
+        let bytes = self.read_checked(offset, u64::from(part.len), part.checksum)?;
+        IndexPartition::decode(bytes)
+            .and_then(|index| top.check_part(number, &index).map(|()| index))
+            .map_err(|malformed| self.malformed(malformed, offset))
+    }
+
+    /// The block, from the cache if there is one. `fill` says whether to put it there; blocks of
+    /// more than 64 KiB, stored or raw, never are.
+    pub(super) fn load_block(&self, handle: &Handle, fill: bool) -> Result<Arc<Block>> {
+        let offset = handle.offset();
+        let cache = self.inner.cache.as_ref().filter(|_| handle.pages as usize <= MAX_BLOCK_PAGES);
+        if let Some((cache, file)) = cache
+            && let Some(Part::Block(block)) = cache.get(*file, offset)
+        {
+            return Ok(block);
+        }
+        let bytes = Bytes::from(self.read(offset, handle.len())?);
+        let block = Arc::new(self.decode_block(handle, &bytes)?);
+        // A huge value may have shrunk to few pages; it counts by what it takes in memory.
+        if let Some((cache, file)) = cache
+            && fill
+            && block.payload_len() <= MAX_RAW
+        {
+            cache.insert(*file, offset, Part::Block(Arc::clone(&block)));
+        }
+        Ok(block)
+    }
+
+    /// Decodes a block that was read from where `handle` says.
+    pub(super) fn decode_block(&self, handle: &Handle, bytes: &Bytes) -> Result<Block> {
+        let offset = handle.offset();
+        let (block, header) = Block::decode(bytes, self.inner.meta.salt, offset)
+            .map_err(|malformed| self.malformed(malformed, offset))?;
+        if header.entries != handle.entries {
+            let what = "the block's entry count is not the one in the index";
+            return Err(Error::corruption(&self.inner.path, offset, what));
+        }
+        Ok(block)
+    }
+
+    /// Whether a cache keeps the data blocks.
+    pub(super) fn has_cache(&self) -> bool {
+        self.inner.cache.is_some()
+    }
+
+    /// A part of the meta block: from cache or metadata, else loaded and put there.
+    fn part(&self, offset: u64, load: impl FnOnce() -> Result<Part>) -> Result<Part> {
+        let Some((cache, file)) = &self.inner.cache else {
+            if let Some(part) = self.inner.meta.parts.read().get(&offset) {
+                return Ok(part.clone());
+            }
+            let part = load()?;
+            self.inner.meta.parts.write().insert(offset, part.clone());
+            return Ok(part);
+        };
+        if let Some(part) = cache.get(*file, offset) {
+            return Ok(part);
+        }
+        let part = load()?;
+        cache.insert(*file, offset, part.clone());
+        Ok(part)
+    }
+
+    /// The section with this id, which the caller needs.
+    pub(super) fn section(&self, id: u16) -> Result<Section> {
+        self.inner.meta.section(id).cloned().ok_or_else(|| {
+            let offset = self.inner.meta.footer.table_offset;
+            Error::corruption(&self.inner.path, offset, "a section that is needed is missing")
+        })
+    }
+
+    /// Reads a section and checks its checksum.
+    pub(super) fn read_section(&self, section: &Section) -> Result<Bytes> {
+        let bytes = self.read(section.offset, section.len)?;
+        check_section(&bytes, section, self.inner.meta.salt)
+            .map_err(|malformed| self.malformed(malformed, section.offset))?;
+        Ok(Bytes::from(bytes))
+    }
+
+    /// Reads bytes and checks their checksum.
+    pub(super) fn read_checked(&self, offset: u64, len: u64, sum: u64) -> Result<Bytes> {
+        let bytes = self.read(offset, len)?;
+        if checksum(self.inner.meta.salt, offset, &bytes) != sum {
+            let what = "a partition's checksum does not match";
+            return Err(Error::corruption(&self.inner.path, offset, what));
+        }
+        Ok(Bytes::from(bytes))
+    }
+
+    /// Reads bytes.
+    pub(super) fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>> {
+        let file = self.inner.source.file()?;
+        read_at(file.as_ref(), &self.inner.path, offset, len, self.file_len())
+    }
+
+    /// The open file.
+    pub(super) fn file(&self) -> Result<Arc<dyn VfsFile>> {
+        self.inner.source.file()
+    }
+
+    pub(super) fn malformed(&self, malformed: Malformed, offset: u64) -> Error {
+        malformed.at(&self.inner.path, offset)
+    }
+}
+
+fn open_file(env: &Env, path: &Path) -> Result<Arc<dyn FileSource>> {
+    let file =
+        env.vfs.open(path, OpenMode::Read).map_err(|error| Error::io("open", path, error))?;
+    Ok(Arc::new(Owned(file)))
+}
