@@ -1,0 +1,41 @@
+//! The write-ahead log: every commit, in order, before it is acknowledged (FORMAT.md, section 4).
+//!
+//! ```text
+//! 00000000000000000007.wal      header (64): id, salt, predecessor and its end, last seqno before
+//!                               record: sum · length · kind · first seqno · how far back is durable
+//!                                 batch: count · op · op …       a commit group is several batches
+//!                               record …
+//! ```
+//!
+//! Invariants:
+//! - Operations are numbered on without a gap, from record to record and from log to log.
+//! - A log is durable, header and directory entry, before its first record is written. So a header
+//!   that cannot be read in front of records is damage, and nothing else.
+//! - Nothing is appended behind a record that failed, or behind a torn tail: a new log is begun,
+//!   and its header says where the old one ends.
+//! - Each record says how far the log was durable when it was written. That is how a torn tail,
+//!   which is normal, is told from damage to what had been synced, which is an error.
+//!   **The limit of that:** damage to records behind the last durable point that a surviving record
+//!   mentions looks like a torn tail. [`LogWriter::append_mark`] after a sync moves that point.
+//!
+//! [`LogWriter`] writes one log, [`replay`] reads them back at open. Called by `db`. A writer
+//! belongs to one thread at a time; its file may be synced from another (see [`LogWriter::file`]).
+
+#[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
+pub(crate) mod faulty;
+mod format;
+mod fuzz;
+mod ops;
+mod replay;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub(crate) use format::{HEADER_LEN as LOG_HEADER_LEN, log_file_name, parse_log_file_name};
+pub use fuzz::wal_bytes;
+pub(crate) use ops::{Op, Ops, encode_op};
+pub use replay::Recovery;
+pub(crate) use replay::{remove_logs, replay};
+pub(crate) use writer::LogWriter;

@@ -1,0 +1,249 @@
+//! Writes one log: records at its end, each in one write.
+//!
+//! ```text
+//! 0        64                  durable                     end
+//! | header | record … record   | record … record           |
+//!            survive power loss  survive the process only
+//! ```
+//!
+//! Owned by the commit path, one thread at a time. An fsync may run on another thread through
+//! [`LogWriter::file`], followed by [`LogWriter::mark_durable`].
+
+use super::format::{
+    HEADER_LEN, KIND_GROUP, KIND_MARK, KIND_SKIP, LogHeader, MAX_PAYLOAD_LEN, RECORD_HEADER_LEN,
+    log_file_name, seal_record,
+};
+use crate::error::{Error, Result};
+use crate::sync::Arc;
+use crate::types::{LogId, SeqNo};
+use crate::vfs::{Env, OpenMode, VfsFile};
+use std::path::{Path, PathBuf};
+
+/// A record buffer that grew larger than this for one commit is given back afterwards.
+const BUFFER_KEPT: usize = 4 << 20;
+
+/// The end of a log that is being written.
+#[derive(Debug)]
+pub(crate) struct LogWriter {
+    id: LogId,
+    path: PathBuf,
+    file: Arc<dyn VfsFile>,
+    salt: u64,
+    end: u64,
+    durable: u64,
+    /// The furthest durable point that a record mentions.
+    mentioned: u64,
+    next_seqno: SeqNo,
+    /// The record being built: room for its header, then its payload.
+    buffer: Vec<u8>,
+    /// An append failed: what follows belongs in a new log.
+    full_stop: Option<String>,
+}
+
+impl LogWriter {
+    /// Creates the log, empty and durable: its header and its directory entry survive power loss.
+    ///
+    /// `database` is the salt that binds it to its database; `predecessor` is the log before and the end of its records; `last_seqno` the last operation
+    /// in it. After an error there is no such log, and the one before may go on. Except after
+    /// [`Error::Poisoned`], when a sync or the removal of the file failed: then a trace of this log
+    /// may be left that says where the one before ends, and nothing may be appended to that.
+    ///
+    /// Two fsyncs.
+    pub(crate) fn create(
+        env: &Env,
+        dir: &Path,
+        database: u64,
+        id: LogId,
+        predecessor: Option<(LogId, u64)>,
+        last_seqno: SeqNo,
+    ) -> Result<LogWriter> {
+        let path = dir.join(log_file_name(id));
+        let next_seqno = seqno_after(last_seqno, 1)?;
+        let header = LogHeader { id, salt: env.entropy.next_u64(), predecessor, last_seqno };
+        let file = env
+            .vfs
+            .open(&path, OpenMode::CreateNew)
+            .map_err(|error| Error::io("create", &path, error))?;
+        if let Err(error) = file.write_all_at(&header.encode(database), 0) {
+            let undone = env.vfs.remove_file(&path).and_then(|()| env.vfs.sync_dir(dir));
+            return Err(match undone {
+                Ok(()) => Error::io("create", &path, error),
+                Err(again) => Error::Poisoned {
+                    reason: format!(
+                        "cannot create {}: {error}, and cannot remove it again: {again}",
+                        path.display()
+                    ),
+                },
+            });
+        }
+        if let Err(error) = file.sync_data().and_then(|()| env.vfs.sync_dir(dir)) {
+            // After a failed sync nobody knows what is durable, nor would a second one tell: the
+            // file can neither be used nor be removed for sure.
+            let reason = format!("cannot sync {}: {error}", path.display());
+            return Err(Error::Poisoned { reason });
+        }
+        Ok(LogWriter {
+            id,
+            path,
+            file,
+            salt: header.salt,
+            end: HEADER_LEN,
+            durable: HEADER_LEN,
+            mentioned: HEADER_LEN,
+            next_seqno,
+            buffer: Vec::new(),
+            full_stop: None,
+        })
+    }
+
+    /// Which log this is.
+    pub(crate) fn id(&self) -> LogId {
+        self.id
+    }
+
+    /// The buffer of the next record, emptied: batches are to be pushed behind what is in it
+    /// already, and [`LogWriter::append_payload`] writes them.
+    pub(crate) fn payload(&mut self) -> &mut Vec<u8> {
+        if self.buffer.capacity() > BUFFER_KEPT {
+            self.buffer = Vec::new();
+        }
+        self.buffer.clear();
+        self.buffer.resize(RECORD_HEADER_LEN, 0);
+        &mut self.buffer
+    }
+
+    /// Appends whole batches; for tests.
+    #[cfg(test)]
+    pub(crate) fn append(&mut self, first_seqno: SeqNo, ops: u64, parts: &[&[u8]]) -> Result<()> {
+        let payload = self.payload();
+        for part in parts {
+            payload.extend_from_slice(part);
+        }
+        self.append_payload(first_seqno, ops)
+    }
+
+    /// Appends what was pushed into [`LogWriter::payload`] as a commit group: `ops` operations in
+    /// whole batches, numbered from `first_seqno`, which must be [`LogWriter::next_seqno`]. One
+    /// write.
+    ///
+    /// After an error the record is not part of the log, and no other can be appended to it: begin
+    /// a new log with this one's [`LogWriter::end`].
+    pub(crate) fn append_payload(&mut self, first_seqno: SeqNo, ops: u64) -> Result<()> {
+        self.check_open()?;
+        if ops == 0 || first_seqno != self.next_seqno {
+            // Such a record would make every later one unreadable.
+            return Err(Error::Poisoned {
+                reason: format!(
+                    "{ops} operations from {first_seqno} cannot follow in {}: {} is next",
+                    self.path.display(),
+                    self.next_seqno
+                ),
+            });
+        }
+        let next_seqno = seqno_after(first_seqno, ops)?;
+        let bytes = self.buffer.len().saturating_sub(RECORD_HEADER_LEN) as u64;
+        if bytes > MAX_PAYLOAD_LEN {
+            return Err(Error::BatchTooLarge { bytes, limit: MAX_PAYLOAD_LEN });
+        }
+        self.write_record(KIND_GROUP)?;
+        self.next_seqno = next_seqno;
+        Ok(())
+    }
+
+    /// Appends a record that says what is durable, unless one has said it already: from then on
+    /// damage to what is durable is not mistaken for a torn tail. For the moment after a sync that
+    /// nothing may follow for a while. The mark itself need not be synced.
+    pub(crate) fn append_mark(&mut self) -> Result<()> {
+        self.check_open()?;
+        if self.mentioned >= self.durable {
+            return Ok(());
+        }
+        self.payload();
+        self.write_record(KIND_MARK)
+    }
+
+    /// Appends a record that takes the next sequence number and changes nothing: for a change that
+    /// is ordered among the operations and recorded elsewhere.
+    pub(crate) fn append_skip(&mut self) -> Result<()> {
+        self.check_open()?;
+        let next_seqno = seqno_after(self.next_seqno, 1)?;
+        self.payload();
+        self.write_record(KIND_SKIP)?;
+        self.next_seqno = next_seqno;
+        Ok(())
+    }
+
+    fn check_open(&self) -> Result<()> {
+        match &self.full_stop {
+            Some(reason) => Err(Error::Poisoned { reason: reason.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn write_record(&mut self, kind: u8) -> Result<()> {
+        let (offset, durable) = (self.end, self.durable);
+        seal_record(&mut self.buffer, self.salt, kind, self.next_seqno, offset, durable);
+        if let Err(error) = self.file.write_all_at(&self.buffer, offset) {
+            let error = Error::io("append to", &self.path, error);
+            let mut reason = error.to_string();
+            // What was written of the record is cut off. If that fails too, the successor's header
+            // still says that the log ends here.
+            if let Err(again) = self.file.set_len(offset) {
+                reason.push_str("; cannot cut it off again: ");
+                reason.push_str(&again.to_string());
+            }
+            self.full_stop = Some(reason);
+            return Err(error);
+        }
+        self.end += self.buffer.len() as u64;
+        self.mentioned = durable;
+        Ok(())
+    }
+
+    /// The number of the next operation.
+    pub(crate) fn next_seqno(&self) -> SeqNo {
+        self.next_seqno
+    }
+
+    /// The number of the last operation in this log, or before it.
+    pub(crate) fn last_seqno(&self) -> SeqNo {
+        SeqNo(self.next_seqno.0.saturating_sub(1))
+    }
+
+    /// Where the records end, in bytes from the start of the file.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Up to where they are known to survive power loss.
+    #[cfg(test)]
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Whether an append failed, so that a new log must be begun.
+    pub(crate) fn must_rotate(&self) -> bool {
+        self.full_stop.is_some()
+    }
+
+    /// The file, to sync it without holding up appends: note [`LogWriter::end`] first, call
+    /// `sync_data`, then [`LogWriter::mark_durable`] with that end. After a failed sync nothing may be
+    /// appended or synced any more: the next one might succeed although the bytes are lost.
+    pub(crate) fn file(&self) -> Arc<dyn VfsFile> {
+        Arc::clone(&self.file)
+    }
+
+    /// Notes that everything up to `upto` was synced. To be called only when every older log is
+    /// durable to its end: replay takes it as proof of that.
+    pub(crate) fn mark_durable(&mut self, upto: u64) {
+        self.durable = self.durable.max(upto.min(self.end));
+    }
+}
+
+/// The number `ops` operations on. The last 64-bit number is not given to any operation.
+fn seqno_after(seqno: SeqNo, ops: u64) -> Result<SeqNo> {
+    match seqno.0.checked_add(ops) {
+        Some(next) => Ok(SeqNo(next)),
+        None => Err(Error::Poisoned { reason: "the sequence numbers are used up".into() }),
+    }
+}
