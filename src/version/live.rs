@@ -1,0 +1,380 @@
+//! The live segments: what the manifest names, opened and arranged for reading.
+//!
+//! A [`Version`] is immutable; each edit makes a new one that shares the segments. A segment's file
+//! is removed when the last version, iterator or job that holds it lets go, never before.
+
+use super::{ManifestState, RunNo, SegmentMeta};
+use crate::cache::{FilePool, PooledFile, SharedCache};
+use crate::cursor::{Cursor, Seek};
+use crate::error::{Error, Result};
+use crate::hash::keyspace_seed;
+use crate::segment::{BlockCache, CursorOptions, Found, SegmentCursor, SegmentReader};
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::types::{KeyspaceId, Kind, SegmentId, SeqNo};
+use crate::vfs::Env;
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+/// How many levels there can be. The last one is the bottom.
+pub(crate) const LEVELS: usize = 7;
+
+/// The name of a segment file.
+pub(crate) fn segment_file_name(id: SegmentId) -> String {
+    format!("{:020}.seg", id.0)
+}
+
+/// The id in a segment file's name.
+pub(crate) fn parse_segment_file_name(name: &str) -> Option<SegmentId> {
+    let digits = name.strip_suffix(".seg").filter(|d| d.len() == 20)?;
+    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok().map(SegmentId))?
+}
+
+/// What segments of one database share.
+#[derive(Clone)]
+pub(crate) struct SegmentHome {
+    pub(crate) env: Env,
+    pub(crate) dir: PathBuf,
+    pub(crate) cache: Arc<SharedCache>,
+    pub(crate) files: Arc<FilePool>,
+}
+
+impl SegmentHome {
+    /// Where a segment's file is.
+    pub(crate) fn path(&self, id: SegmentId) -> PathBuf {
+        self.dir.join(segment_file_name(id))
+    }
+}
+
+/// One live segment: a file, and where the manifest puts it.
+#[derive(Clone)]
+pub(crate) struct Segment {
+    pub(crate) meta: Arc<SegmentMeta>,
+    file: Arc<SegmentFile>,
+}
+
+/// A segment's file. Several [`Segment`]s share it when the segment moved to another level.
+struct SegmentFile {
+    id: SegmentId,
+    reader: SegmentReader,
+    home: SegmentHome,
+    /// Set once the manifest no longer names it: then the file goes with this object.
+    obsolete: AtomicBool,
+}
+
+impl std::fmt::Debug for Segment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Segment").field(&self.meta).finish()
+    }
+}
+
+impl Segment {
+    /// Opens the segment that `meta` describes and checks that the file is that one: its length
+    /// and its footer's checksum. Reads footer, section table and properties.
+    pub(crate) fn open(home: &SegmentHome, meta: Arc<SegmentMeta>) -> Result<Arc<Segment>> {
+        let path = home.path(meta.id);
+        let source =
+            Arc::new(PooledFile { pool: Arc::clone(&home.files), id: meta.id, path: path.clone() });
+        let cache = Arc::clone(&home.cache) as Arc<dyn BlockCache>;
+        let reader = match SegmentReader::open_with(source, path.clone(), Some((cache, meta.id.0)))
+        {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::corruption(
+                    &path,
+                    0,
+                    "the manifest needs it, and it is missing",
+                ));
+            }
+            opened => opened?,
+        };
+        if reader.file_len() != meta.file_len || reader.footer_checksum() != meta.checksum {
+            return Err(Error::corruption(
+                &path,
+                0,
+                "it is not the segment that the manifest names (swapped or overwritten)",
+            ));
+        }
+        let (id, home, obsolete) = (meta.id, home.clone(), AtomicBool::new(false));
+        Ok(Arc::new(Segment { meta, file: Arc::new(SegmentFile { id, reader, home, obsolete }) }))
+    }
+
+    /// The same file under changed metadata (moved to another level).
+    pub(crate) fn with_meta(&self, meta: Arc<SegmentMeta>) -> Arc<Segment> {
+        debug_assert_eq!(self.meta.id, meta.id);
+        Arc::new(Segment { meta, file: Arc::clone(&self.file) })
+    }
+
+    /// The reader of the file.
+    pub(crate) fn reader(&self) -> &SegmentReader {
+        &self.file.reader
+    }
+
+    /// Where the file is.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.file.home.path(self.meta.id)
+    }
+
+    /// Says that the manifest no longer names the file.
+    pub(crate) fn mark_obsolete(&self) {
+        self.file.obsolete.store(true, Ordering::Release);
+    }
+
+    fn covers(&self, key: &[u8]) -> bool {
+        self.meta.first_key[..] <= *key && *key <= self.meta.last_key[..]
+    }
+
+    /// Whether any key between the two (both inclusive) may be in it.
+    pub(crate) fn overlaps(&self, first: &[u8], last: &[u8]) -> bool {
+        self.meta.first_key[..] <= *last && *first <= self.meta.last_key[..]
+    }
+}
+
+impl Drop for SegmentFile {
+    fn drop(&mut self) {
+        if self.obsolete.load(Ordering::Acquire) {
+            self.home.files.forget(self.id);
+            let path = self.home.path(self.id);
+            if let Err(error) = self.home.env.vfs.remove_file(&path) {
+                // The file is a leftover now; the next open removes it.
+                tracing::warn!(path = %path.display(), %error, "cannot remove an old segment");
+            }
+        }
+    }
+}
+
+/// Segments whose key ranges do not overlap, in key order.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub(crate) segments: Vec<Arc<Segment>>,
+}
+
+impl Run {
+    /// The only segment that may hold the key.
+    pub(crate) fn segment_for(&self, key: &[u8]) -> Option<&Arc<Segment>> {
+        let at = self.segments.partition_point(|s| s.meta.last_key[..] < *key);
+        self.segments.get(at).filter(|s| s.covers(key))
+    }
+
+    /// The length of its files together.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.segments.iter().map(|s| s.meta.file_len).sum()
+    }
+}
+
+/// One keyspace's segments: per level the runs, newest first.
+#[derive(Clone, Debug)]
+pub(crate) struct Tree {
+    pub(crate) id: KeyspaceId,
+    pub(crate) hash_seed: u64,
+    /// The sequence numbers at which the keyspace was cleared, rising.
+    pub(crate) clears: Vec<SeqNo>,
+    pub(crate) levels: Vec<Vec<Run>>,
+}
+
+impl Tree {
+    /// The last clear at or before a snapshot: versions up to it are gone for that snapshot.
+    pub(crate) fn floor(&self, snapshot: SeqNo) -> Option<SeqNo> {
+        self.clears.iter().rev().copied().find(|clear| *clear <= snapshot)
+    }
+
+    /// All runs, newest first.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.levels.iter().flatten()
+    }
+
+    /// All segments, newest run first.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
+        self.runs().flat_map(|run| &run.segments)
+    }
+
+    /// The newest version of a key at or before `snapshot` in any segment.
+    pub(crate) fn get(&self, key: &[u8], hash: u64, snapshot: SeqNo) -> Result<Option<Found>> {
+        for run in self.runs() {
+            if let Some(segment) = run.segment_for(key)
+                && let Some(found) = segment.reader().get_at(key, hash, snapshot)?
+            {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// All live segments at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Version {
+    pub(crate) trees: BTreeMap<KeyspaceId, Arc<Tree>>,
+}
+
+/// The live segments by id, as the committer keeps them.
+pub(crate) type LiveSegments = HashMap<SegmentId, Arc<Segment>>;
+
+impl Version {
+    /// Arranges the segments that `state` names; `live` has each of them.
+    pub(crate) fn build(state: &ManifestState, live: &LiveSegments) -> Version {
+        let mut trees = BTreeMap::new();
+        for (id, keyspace) in &state.keyspaces {
+            trees.insert(
+                *id,
+                Tree {
+                    id: *id,
+                    hash_seed: keyspace_seed(state.hash_seed, *id),
+                    clears: keyspace.clears.clone(),
+                    levels: vec![Vec::new(); LEVELS],
+                },
+            );
+        }
+        let mut runs: BTreeMap<(KeyspaceId, usize, std::cmp::Reverse<RunNo>), Run> =
+            BTreeMap::new();
+        for meta in state.segments.values() {
+            let segment = Arc::clone(&live[&meta.id]);
+            // The state takes no other levels; so this changes nothing, but cannot be out of bounds.
+            let level = usize::from(meta.level).min(LEVELS - 1);
+            runs.entry((meta.keyspace, level, std::cmp::Reverse(meta.run)))
+                .or_insert_with(|| Run { segments: Vec::new() })
+                .segments
+                .push(segment);
+        }
+        for ((keyspace, level, _), mut run) in runs {
+            run.segments.sort_by(|a, b| a.meta.first_key.cmp(&b.meta.first_key));
+            if let Some(tree) = trees.get_mut(&keyspace) {
+                tree.levels[level].push(run);
+            }
+        }
+        Version { trees: trees.into_iter().map(|(id, tree)| (id, Arc::new(tree))).collect() }
+    }
+}
+
+/// A cursor over a sorted run: one segment's cursor at a time.
+pub(crate) struct RunCursor {
+    segments: Vec<Arc<Segment>>,
+    options: CursorOptions,
+    open: Option<(usize, SegmentCursor)>,
+}
+
+impl RunCursor {
+    /// A cursor over segments that do not overlap, in key order.
+    pub(crate) fn new(segments: Vec<Arc<Segment>>, options: CursorOptions) -> Self {
+        RunCursor { segments, options, open: None }
+    }
+
+    fn enter(&mut self, at: usize, seek: Seek<'_>) -> Result<()> {
+        let mut cursor = match self.open.take() {
+            Some((open, cursor)) if open == at => cursor,
+            _ => match self.segments.get(at) {
+                Some(segment) => segment.reader().cursor(self.options),
+                None => return Ok(()),
+            },
+        };
+        cursor.seek(seek)?;
+        self.open = Some((at, cursor));
+        Ok(())
+    }
+
+    /// From a segment whose cursor ran out, on to the next that has an entry.
+    fn settle(&mut self, forward: bool) -> Result<()> {
+        while let Some((at, cursor)) = &self.open {
+            if cursor.valid() {
+                break;
+            }
+            let next = if forward { at.checked_add(1) } else { at.checked_sub(1) };
+            match next {
+                Some(next) if next < self.segments.len() => {
+                    self.enter(next, if forward { Seek::First } else { Seek::Last })?;
+                }
+                _ => self.open = None,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Cursor for RunCursor {
+    fn seek(&mut self, to: Seek<'_>) -> Result<()> {
+        let segments = &self.segments;
+        let ends_before = |key: &[u8]| segments.partition_point(|s| s.meta.last_key[..] < *key);
+        let starts_by = |key: &[u8]| segments.partition_point(|s| s.meta.first_key[..] <= *key);
+        let (at, forward) = match to {
+            Seek::First => (Some(0), true),
+            Seek::AtOrAfter(key) | Seek::After(key) => (Some(ends_before(key)), true),
+            Seek::Last => (segments.len().checked_sub(1), false),
+            Seek::AtOrBefore(key) | Seek::Before(key) => (starts_by(key).checked_sub(1), false),
+        };
+        match at.filter(|at| *at < self.segments.len()) {
+            Some(at) => {
+                self.enter(at, to)?;
+                self.settle(forward)
+            }
+            None => {
+                self.open = None;
+                Ok(())
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<()> {
+        if let Some((_, cursor)) = &mut self.open {
+            if let Err(error) = cursor.next() {
+                self.open = None;
+                return Err(error);
+            }
+            return self.settle(true);
+        }
+        Ok(())
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        if let Some((_, cursor)) = &mut self.open {
+            if let Err(error) = cursor.prev() {
+                self.open = None;
+                return Err(error);
+            }
+            return self.settle(false);
+        }
+        Ok(())
+    }
+
+    fn valid(&self) -> bool {
+        self.open.is_some()
+    }
+
+    fn key(&self) -> &[u8] {
+        self.open.as_ref().map_or(&[], |(_, cursor)| cursor.key())
+    }
+
+    fn seqno(&self) -> SeqNo {
+        self.open.as_ref().map_or(SeqNo::ZERO, |(_, cursor)| cursor.seqno())
+    }
+
+    fn kind(&self) -> Kind {
+        self.open.as_ref().map_or(Kind::Delete, |(_, cursor)| cursor.kind())
+    }
+
+    fn key_bytes(&self) -> Bytes {
+        self.open.as_ref().map_or_else(Bytes::new, |(_, cursor)| cursor.key_bytes())
+    }
+
+    fn value(&self) -> Bytes {
+        self.open.as_ref().map_or_else(Bytes::new, |(_, cursor)| cursor.value())
+    }
+}
+
+/// Removes files that a manifest does not name: segments of an interrupted job, logs that are no
+/// longer needed, a manifest that was never finished. Only for names that are this format's own.
+pub(crate) fn remove_leftovers(
+    env: &Env,
+    dir: &Path,
+    is_leftover: impl Fn(&str) -> bool,
+) -> Result<usize> {
+    let mut removed = 0;
+    for name in env.vfs.read_dir(dir).map_err(|e| Error::io("list", dir, e))? {
+        if is_leftover(&name) {
+            let path = dir.join(&name);
+            env.vfs.remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+            tracing::info!(path = %path.display(), "removed a leftover file");
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}

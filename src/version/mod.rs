@@ -1,0 +1,33 @@
+//! Which segments are live, and the durable record of how they came to be: the manifest.
+//!
+//! ```text
+//! MANIFEST    header · edit, edit (its copy) · edit, edit · …      each edit a list of changes
+//!                      the whole state          what changed
+//! ```
+//!
+//! Invariants:
+//! - The state changes by an [`Edit`] only, and only once that edit is durable.
+//! - An edit applies whole or not at all, and is checked against the state before it is written.
+//! - After a failed write or sync nothing is written to the manifest again until it is reopened.
+//!
+//! [`Manifest`] owns the file, [`ManifestState`] is what it says; the caller keeps both behind one
+//! lock. Called by `db`, flush and compaction.
+
+mod edit;
+mod fuzz;
+mod live;
+mod manifest;
+#[cfg(test)]
+mod manifest_tests;
+mod state;
+#[cfg(test)]
+mod state_tests;
+
+pub(crate) use edit::{Change, Edit, RunNo, SegmentMeta};
+pub use fuzz::manifest_bytes;
+pub(crate) use live::{
+    LEVELS, LiveSegments, Run, RunCursor, Segment, SegmentHome, Tree, Version,
+    parse_segment_file_name, remove_leftovers,
+};
+pub(crate) use manifest::{MANIFEST_NAME, MANIFEST_NEW_NAME, Manifest};
+pub(crate) use state::ManifestState;
