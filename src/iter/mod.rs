@@ -1,0 +1,41 @@
+//! Iteration: many sorted sources as one, as of one moment.
+//!
+//! ```text
+//! memtable cursor ─┐
+//! memtable cursor ─┼─ MergeCursor ── visibility (View) ── RangeIter ── user
+//! run cursor ──────┘        └────────────────────────────── flush, compaction
+//! ```
+//!
+//! Invariants: a [`MergeCursor`] shows every version of every key in order; a [`RangeIter`] shows
+//! each key at most once, with the newest version that its [`View`] may see, and never a tombstone;
+//! what it shows does not change while it lives. Owned, `Send`, one thread at a time. Called by the
+//! database's reads, by flushes and by compactions.
+
+mod merge;
+mod range;
+
+pub(crate) use merge::MergeCursor;
+pub use range::RangeIter;
+pub(crate) use range::{CursorSource, owned_bounds};
+
+use crate::types::SeqNo;
+
+/// What a read may see of one keyspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct View {
+    /// Nothing after this.
+    pub(crate) snapshot: SeqNo,
+    /// Nothing at or before this: the last clear of the keyspace before the snapshot.
+    pub(crate) floor: Option<SeqNo>,
+}
+
+impl View {
+    /// Whether a version with this sequence number was cleared away.
+    #[inline]
+    pub(crate) fn is_cleared(&self, seqno: SeqNo) -> bool {
+        self.floor.is_some_and(|floor| seqno <= floor)
+    }
+}
+
+#[cfg(test)]
+mod tests;
