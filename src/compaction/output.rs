@@ -1,0 +1,263 @@
+//! Writing a sorted run: which versions are kept, and where segments are cut.
+//!
+//! Flushes and compactions share this. A version is kept if some reader may need it: one at a
+//! snapshot, or any later one. Snapshots cut the sequence numbers into stripes; of one key, the
+//! newest version in each stripe is kept and the rest shadowed.
+//!
+//! ```text
+//! sequence numbers   ──────●────────●────────────────●──▶
+//! boundaries               s1       s2           visible
+//! stripe                0  │   1    │        2       │
+//! ```
+
+use crate::cursor::{Cursor, Seek};
+use crate::error::{Error, Result};
+use crate::segment::{SegmentOptions, SegmentWriter};
+use crate::slice::Key;
+use crate::sync::Arc;
+use crate::types::{KeyspaceId, Kind, SegmentId, SeqNo};
+use crate::version::{RunNo, Segment, SegmentHome, SegmentMeta};
+use std::cmp::Ordering;
+use std::path::{Path, PathBuf};
+
+/// What readers may still need.
+#[derive(Clone, Debug)]
+pub(crate) struct Retention {
+    /// The snapshots, rising, and last the newest published sequence number: every later reader
+    /// sees at least that.
+    pub(crate) boundaries: Vec<SeqNo>,
+    /// Where the keyspace was cleared, rising.
+    pub(crate) clears: Vec<SeqNo>,
+}
+
+impl Retention {
+    fn stripe(&self, seqno: SeqNo) -> usize {
+        self.boundaries.partition_point(|boundary| *boundary < seqno)
+    }
+
+    /// Whether a clear hides the version from every reader of its stripe. A version that is newer
+    /// than every boundary is never taken for cleared.
+    fn is_cleared(&self, seqno: SeqNo, stripe: usize) -> bool {
+        let Some(reader) = self.boundaries.get(stripe) else { return false };
+        self.clears.iter().any(|clear| seqno <= *clear && clear <= reader)
+    }
+}
+
+/// The runs that may hold older versions than a job's inputs and are not among them.
+#[derive(Debug, Default)]
+pub(crate) struct OlderData {
+    /// Per run its segments, and the first one that does not end before the keys asked about.
+    runs: Vec<(Vec<Arc<Segment>>, usize)>,
+}
+
+impl OlderData {
+    /// From the segments of each run, in key order.
+    pub(crate) fn new(runs: impl IntoIterator<Item = Vec<Arc<Segment>>>) -> Self {
+        OlderData { runs: runs.into_iter().map(|segments| (segments, 0)).collect() }
+    }
+
+    /// Whether an older version of `key` may be there. Keys must be asked about in rising order.
+    fn may_hold(&mut self, key: &[u8]) -> bool {
+        let mut found = false;
+        for (segments, at) in &mut self.runs {
+            while segments.get(*at).is_some_and(|s| s.meta.last_key[..] < *key) {
+                *at += 1;
+            }
+            found |= segments.get(*at).is_some_and(|s| s.meta.first_key[..] <= *key);
+        }
+        found
+    }
+}
+
+/// What the new run is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct OutputSpec {
+    pub(crate) keyspace: KeyspaceId,
+    pub(crate) level: u8,
+    pub(crate) run: RunNo,
+    pub(crate) segment: SegmentOptions,
+    /// A segment is closed at the first key boundary past this many bytes.
+    pub(crate) segment_bytes: u64,
+}
+
+/// What came out.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    pub(crate) segments: Vec<Arc<SegmentMeta>>,
+    pub(crate) entries_in: u64,
+    pub(crate) entries_out: u64,
+    pub(crate) bytes_written: u64,
+}
+
+/// How many entries pass between two looks at whether to stop.
+const CHECK_EVERY: u64 = 1024;
+
+/// Writes what must be kept of all that `cursor` shows into new segments, each synced, and their
+/// directory entries too. On an error, or when `stop` says so (`Error::Closed`), the files written
+/// so far are removed. Costs one pass over the cursor.
+pub(crate) fn write_run(
+    home: &SegmentHome,
+    cursor: &mut dyn Cursor,
+    retention: &Retention,
+    mut older: OlderData,
+    spec: &OutputSpec,
+    next_id: &dyn Fn() -> SegmentId,
+    stop: &dyn Fn() -> bool,
+) -> Result<Output> {
+    let mut writer = RunWriter { home, spec, next_id, open: None, output: Output::default() };
+    let outcome = fill(cursor, retention, &mut older, &mut writer, stop);
+    match outcome {
+        Ok(()) => Ok(writer.output),
+        Err(error) => {
+            writer.discard();
+            Err(error)
+        }
+    }
+}
+
+fn fill(
+    cursor: &mut dyn Cursor,
+    retention: &Retention,
+    older: &mut OlderData,
+    writer: &mut RunWriter<'_>,
+    stop: &dyn Fn() -> bool,
+) -> Result<()> {
+    let mut key = bytes::Bytes::new();
+    let mut last_stripe = None;
+    let mut started = false;
+    cursor.seek(Seek::First)?;
+    while cursor.valid() {
+        writer.output.entries_in += 1;
+        if writer.output.entries_in.is_multiple_of(CHECK_EVERY) && stop() {
+            return Err(Error::Closed);
+        }
+        let order = if started { cursor.key().cmp(&key) } else { Ordering::Greater };
+        if order == Ordering::Less {
+            // An input is not sorted. Going on could part a tombstone from what it hides.
+            return Err(Error::OutOfOrder { entry: writer.output.entries_in });
+        }
+        let new_key = order == Ordering::Greater;
+        if new_key {
+            key = cursor.key_bytes();
+            last_stripe = None;
+            started = true;
+        }
+        let seqno = cursor.seqno();
+        let stripe = retention.stripe(seqno);
+        let shadowed = last_stripe == Some(stripe);
+        last_stripe = Some(stripe);
+        if !shadowed && !retention.is_cleared(seqno, stripe) {
+            // In the oldest stripe, with nothing older anywhere, a version stands for itself: a
+            // tombstone hides nothing, and a put needs no number to be told from an older one.
+            let oldest = stripe == 0 && !older.may_hold(&key);
+            match cursor.kind() {
+                Kind::Delete if oldest => {}
+                kind => {
+                    let elide = oldest && kind == Kind::Put && retention.clears.is_empty();
+                    let seqno = if elide { SeqNo::ZERO } else { seqno };
+                    writer.add(&key, new_key, seqno, kind, &cursor.value())?;
+                }
+            }
+        }
+        cursor.next()?;
+    }
+    writer.close()?;
+    if !writer.output.segments.is_empty() {
+        let dir = &writer.home.dir;
+        writer.home.env.vfs.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
+    }
+    Ok(())
+}
+
+struct RunWriter<'a> {
+    home: &'a SegmentHome,
+    spec: &'a OutputSpec,
+    next_id: &'a dyn Fn() -> SegmentId,
+    open: Option<(SegmentId, PathBuf, SegmentWriter)>,
+    output: Output,
+}
+
+impl RunWriter<'_> {
+    fn add(
+        &mut self,
+        key: &[u8],
+        new_key: bool,
+        seqno: SeqNo,
+        kind: Kind,
+        value: &[u8],
+    ) -> Result<()> {
+        let full = |w: &SegmentWriter| {
+            w.is_full() || w.estimated_bytes() + value.len() as u64 > self.spec.segment_bytes
+        };
+        // All versions of a key stay together, whatever the size.
+        if new_key && self.open.as_ref().is_some_and(|(_, _, w)| w.entries() > 0 && full(w)) {
+            self.close()?;
+        }
+        if self.open.is_none() {
+            let id = (self.next_id)();
+            let path = self.home.path(id);
+            let options = self.spec.segment.clone();
+            let writer = SegmentWriter::create_in(&self.home.env, &path, options)?;
+            self.open = Some((id, path, writer));
+        }
+        if let Some((_, _, writer)) = &mut self.open {
+            writer.add(key, seqno, kind, value)?;
+            self.output.entries_out += 1;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<()> {
+        let Some((id, path, writer)) = self.open.take() else { return Ok(()) };
+        let info = match writer.finish_file() {
+            Ok(info) => info,
+            Err(error) => {
+                remove_file(self.home, &path);
+                return Err(error);
+            }
+        };
+        self.output.bytes_written += info.file_len;
+        let p = &info.properties;
+        self.output.segments.push(Arc::new(SegmentMeta {
+            id,
+            keyspace: self.spec.keyspace,
+            level: self.spec.level,
+            run: self.spec.run,
+            file_len: info.file_len,
+            checksum: info.footer_checksum,
+            entries: p.entries,
+            tombstones: p.tombstones,
+            smallest: p.smallest_seqno,
+            largest: p.largest_seqno,
+            first_key: Key(p.first_key.clone().into()),
+            last_key: Key(info.last_key.clone().into()),
+        }));
+        Ok(())
+    }
+
+    fn discard(&mut self) {
+        if let Some((_, path, writer)) = self.open.take() {
+            drop(writer);
+            remove_file(self.home, &path);
+        }
+        remove_segments(self.home, &std::mem::take(&mut self.output.segments));
+    }
+}
+
+/// Removes segments that were written and that no manifest names.
+pub(crate) fn remove_segments<'a>(
+    home: &SegmentHome,
+    segments: impl IntoIterator<Item = &'a Arc<SegmentMeta>>,
+) {
+    for meta in segments {
+        home.files.forget(meta.id);
+        remove_file(home, &home.path(meta.id));
+    }
+}
+
+fn remove_file(home: &SegmentHome, path: &Path) {
+    if let Err(error) = home.env.vfs.remove_file(path) {
+        // Nothing names the file; the next open removes it.
+        tracing::warn!(path = %path.display(), %error, "cannot remove a segment");
+    }
+}
