@@ -1,18 +1,85 @@
 //! AshlarDB: an embedded, ordered key-value engine of sorted segments.
+//!
+//! ```
+//! use ashlardb::{Db, WriteBatch};
+//!
+//! # fn main() -> ashlardb::Result<()> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! let db = Db::open(dir.path().join("db"))?;
+//! db.put("apple", "red")?;
+//! db.put("banana", "yellow")?;
+//! assert_eq!(db.get("apple")?.unwrap(), b"red");
+//!
+//! let mut batch = WriteBatch::new();
+//! batch.delete("apple").put("cherry", "red");
+//! db.write(batch)?;
+//!
+//! let keys: Vec<_> = db.get_range("b"..).map(|entry| entry.map(|(key, _)| key)).collect::<Result<_, _>>()?;
+//! assert_eq!(keys, ["banana", "cherry"]);
+//! db.close()
+//! # }
+//! ```
+//!
+//! [`Db`] is the database: cheap to clone, shared between threads. [`Keyspace`]s are separate sets of
+//! keys in it, [`Snapshot`]s hold a moment, [`RangeIter`]s walk a range from either end. Writes go
+//! to a log and a memtable, then in the background into immutable segments, which compaction merges.
+//! [`SegmentWriter`] and [`SegmentReader`] use the segment format alone, without a database.
+//!
+//! What is promised about order, atomicity, isolation, durability and damage is in README.md; the
+//! files are described to the byte in FORMAT.md. Everything public is `Send + Sync` unless it says
+//! otherwise. Nothing here panics because of what is on disk.
+//!
+//! # Features
+//!
+//! `lz4` and `zstd` (both default) are the codecs of data blocks; without `zstd` no C is built.
+//! `cli` is for the command `ashlar` only.
 
+mod cache;
 mod checksum;
 mod coding;
+mod compaction;
 mod compression;
 mod cursor;
+mod db;
 mod error;
+mod flush;
 mod hash;
+mod iter;
+mod memtable;
+mod segment;
 mod slice;
 mod sync;
 mod types;
+mod version;
+mod wal;
 
 pub mod vfs;
 
 pub use compression::Compression;
+pub use db::{
+    Background, Builder, DEFAULT_KEYSPACE, Db, Durability, IterOptions, Keyspace, KeyspaceStats,
+    LevelStats, MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, SegmentReport, Snapshot, Stats, WriteBatch,
+};
 pub use error::{Error, ErrorKind, Result};
+pub use iter::RangeIter;
+pub use segment::{
+    BlockInfo, Blocks, Damage, Properties, SectionInfo, SegmentInfo, SegmentMetadata,
+    SegmentOptions, SegmentRange, SegmentReader, SegmentWriter, VerifyReport,
+};
 pub use slice::{Key, Value};
-pub use types::{KeyspaceId, Kind, LogId, MAX_KEY_LEN, MAX_VALUE_LEN, PAGE, SegmentId, SeqNo};
+pub use types::{KeyspaceId, Kind, MAX_KEY_LEN, MAX_VALUE_LEN, PAGE, SegmentId, SeqNo};
+pub use wal::Recovery;
+
+/// Entry points of the fuzz targets: each takes any bytes for a part of the format. Not part of the
+/// interface.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::segment::fuzzing::{data_block, segment_bytes};
+    pub use crate::version::manifest_bytes;
+    pub use crate::wal::wal_bytes;
+}
+
+/// The examples in README.md are tests too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

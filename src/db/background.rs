@@ -1,0 +1,496 @@
+//! Background work: flushes, compactions, and holding writers back when it falls behind.
+//!
+//! One flush at a time, oldest memtable first; compactions beside it, none sharing a segment. The
+//! threads only choose when; `flush_oldest` and `compact_one` do the work, and with
+//! [`Background::Manual`](super::Background) the caller runs them by hand through the same code.
+//!
+//! # Back-pressure
+//!
+//! Writes are slowed smoothly, by time per byte. With `r` runs on the fullest level 0 and the option
+//! `level0_runs` = `t`, compaction is behind by `x = (r - 2t) / 4t`. With all other write buffers
+//! waiting to be flushed and the active one filled to a share `f`, flushing is behind by
+//! `x = 2f - 1`. With the larger `x`, cut to 0 … 0.99, a write is delayed by
+//!
+//! ```text
+//! 10 ns × x² / (1 - x)   a byte
+//! ```
+//!
+//! which is nothing at first, 100 MB/s at `x` = 0.62 and 1 MB/s at the end. Delays are saved up
+//! until they make a millisecond, and one write waits at most a second. Only when every write buffer is full does a write wait for an
+//! event: the end of a flush. A level that cannot be compacted because of damage does not count.
+
+use super::{Committer, Inner, MemSlot, ReadState};
+use crate::compaction::{
+    Job, OlderData, Output, OutputSpec, Retention, remove_segments, write_run,
+};
+use crate::cursor::Cursor;
+use crate::error::{Error, Result};
+use crate::flush::{FlushPart, flush_memtable};
+use crate::iter::MergeCursor;
+use crate::segment::{CursorOptions, SegmentOptions};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+use crate::types::{LogId, SegmentId, SeqNo};
+use crate::version::{
+    Change, Edit, ManifestState, RunCursor, RunNo, Segment, SegmentMeta, Tree, Version,
+};
+use std::collections::HashSet;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long a failed piece of work rests before it is tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// What the background threads share.
+#[derive(Default)]
+pub(super) struct BackgroundState {
+    pub(super) flushing: bool,
+    pub(super) compacting: usize,
+    /// Segments that belong to a job under way.
+    pub(super) busy: HashSet<SegmentId>,
+    /// The failure of the last flush, until one succeeds.
+    pub(super) flush_error: Option<Error>,
+    /// The failure of the last compaction, until one succeeds.
+    pub(super) compaction_error: Option<Error>,
+    pub(super) stopping: bool,
+}
+
+impl Inner {
+    /// Starts the threads that the options ask for.
+    pub(super) fn start_threads(
+        self: &Arc<Self>,
+        compactions: usize,
+    ) -> Result<Vec<JoinHandle<()>>> {
+        let start = |name: &str, work: fn(&Inner) -> Result<bool>| {
+            let inner = Arc::clone(self);
+            std::thread::Builder::new()
+                .name(format!("ashlar-{name}"))
+                .spawn(move || inner.work_loop(work))
+                .map_err(|e| Error::io("start a thread for", &self.home.dir, e))
+        };
+        let mut threads = vec![start("flush", Inner::flush_oldest)?];
+        for _ in 0..compactions {
+            threads.push(start("compact", Inner::compact_one)?);
+        }
+        Ok(threads)
+    }
+
+    /// Does one kind of work whenever it is due, until the threads are to stop.
+    fn work_loop(&self, work: fn(&Inner) -> Result<bool>) {
+        loop {
+            let outcome = work(self);
+            let mut background = self.background.lock();
+            if background.stopping {
+                return;
+            }
+            // Work that became due between the look and here was announced under this lock or is
+            // found after the timeout. What failed rests a while; it is in `stats`.
+            if !matches!(outcome, Ok(true)) {
+                self.work.wait_for(&mut background, RETRY_AFTER);
+            }
+        }
+    }
+
+    /// Tells the background threads that there may be something to do.
+    pub(super) fn announce_work(&self) {
+        // Under the lock, so that a thread that has just looked in vain is already waiting.
+        let _background = self.background.lock();
+        self.work.notify_all();
+    }
+
+    pub(super) fn step(&self) -> Result<bool> {
+        self.check_writable()?;
+        Ok(self.flush_oldest()? || self.compact_one()?)
+    }
+
+    pub(super) fn stopping(&self) -> bool {
+        self.background.lock().stopping
+    }
+
+    /// Flushes the oldest frozen memtable, if there is one and no other flush is under way.
+    pub(super) fn flush_oldest(&self) -> Result<bool> {
+        let slot = {
+            let mut background = self.background.lock();
+            let state = self.state.load();
+            let Some(slot) = state.frozen.last().cloned() else { return Ok(false) };
+            if background.flushing || self.is_poisoned.load(Ordering::Acquire) {
+                return Ok(false);
+            }
+            background.flushing = true;
+            slot
+        };
+        let outcome = self.flush_slot(&slot);
+        let mut background = self.background.lock();
+        background.flushing = false;
+        match &outcome {
+            Ok(()) => background.flush_error = None,
+            Err(Error::Closed) => {}
+            Err(error) => {
+                tracing::error!(%error, "a flush failed");
+                background.flush_error = Some(error.clone());
+            }
+        }
+        drop(background);
+        self.progress.notify_all();
+        self.work.notify_all();
+        outcome.map(|()| true)
+    }
+
+    fn flush_slot(&self, slot: &Arc<MemSlot>) -> Result<()> {
+        let span = tracing::debug_span!("flush", entries = slot.table.entries());
+        let _entered = span.enter();
+        let version = Arc::clone(&self.state.load().version);
+        let boundaries = self.boundaries();
+        let part = |keyspace| {
+            let tree: &Tree = version.trees.get(&keyspace)?;
+            let clears = tree.clears.clone();
+            let retention = Retention { boundaries: boundaries.clone(), clears };
+            Some(FlushPart { tree, retention, spec: self.output_spec(tree, 0, self.next_run()) })
+        };
+        let next_id = || self.ids.next_segment();
+        let stop = || self.stopping();
+        let outputs = flush_memtable(&self.home, &slot.table, &part, &next_id, &stop)?;
+        let written: u64 = outputs.iter().map(|output| output.bytes_written).sum();
+        let segments = outputs.into_iter().flat_map(|output| output.segments).collect();
+        let flushed = SeqNo(slot.last_seqno.load(Ordering::Acquire));
+        self.install(Vec::new(), segments, Some((slot, flushed)))?;
+        self.counters.flushes.fetch_add(1, Ordering::Relaxed);
+        self.counters.flushed_bytes.fetch_add(written, Ordering::Relaxed);
+        self.remove_old_logs();
+        Ok(())
+    }
+
+    pub(super) fn next_run(&self) -> RunNo {
+        RunNo(self.ids.run.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) fn output_spec(&self, tree: &Tree, level: u8, run: RunNo) -> OutputSpec {
+        let segment = SegmentOptions {
+            compression: self.options.compression,
+            bloom_bits_per_key: self.options.bloom_bits_per_key,
+            keyspace: Some(tree.id),
+            hash_seed: Some(tree.hash_seed),
+            ..SegmentOptions::default()
+        };
+        let segment_bytes = self.options.segment_bytes;
+        OutputSpec { keyspace: tree.id, level, run, segment, segment_bytes }
+    }
+
+    /// Does the most urgent compaction, if one is due.
+    pub(super) fn compact_one(&self) -> Result<bool> {
+        if self.is_poisoned.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        if self.drop_cleared()? {
+            return Ok(true);
+        }
+        let job = {
+            let mut background = self.background.lock();
+            if background.stopping {
+                return Ok(false);
+            }
+            let quarantined = self.quarantined.lock();
+            let untouchable = background.busy.iter().chain(quarantined.keys()).copied().collect();
+            drop(quarantined);
+            let state = self.state.load();
+            let jobs = state.version.trees.values();
+            let Some(job) =
+                jobs.into_iter().find_map(|tree| self.strategy.pick(tree, &untouchable))
+            else {
+                return Ok(false);
+            };
+            background.busy.extend(job.segments().map(|s| s.meta.id));
+            background.compacting += 1;
+            job
+        };
+        self.run_claimed(&job)?;
+        Ok(true)
+    }
+
+    /// Runs a job whose segments are marked busy, and unmarks them.
+    pub(super) fn run_claimed(&self, job: &Job) -> Result<()> {
+        let outcome = self.run_job(job);
+        let mut background = self.background.lock();
+        background.compacting -= 1;
+        for segment in job.segments() {
+            background.busy.remove(&segment.meta.id);
+        }
+        match &outcome {
+            Ok(()) => background.compaction_error = None,
+            Err(Error::Closed) => {}
+            Err(error) => {
+                tracing::error!(%error, "a compaction failed");
+                if let Error::Corruption { file, .. } | Error::UnsupportedFormat { file, .. } =
+                    error
+                {
+                    // Trying again would fail again; what is sound elsewhere can still move.
+                    let damaged = job.segments().filter(|s| s.path() == *file);
+                    for segment in damaged {
+                        self.quarantined.lock().insert(segment.meta.id, error.clone());
+                    }
+                }
+                background.compaction_error = Some(error.clone());
+            }
+        }
+        drop(background);
+        self.update_pressure();
+        self.progress.notify_all();
+        self.work.notify_all();
+        outcome
+    }
+
+    fn run_job(&self, job: &Job) -> Result<()> {
+        let state = self.state.load_full();
+        let Some(tree) = state.version.trees.get(&job.keyspace) else { return Ok(()) };
+        let level = usize::from(job.output_level);
+        let run = self.next_run();
+        let removed: Vec<Arc<Segment>> = job.segments().cloned().collect();
+        // A tombstone that has reached the bottom should go, not move.
+        if job.trivial_move && removed.iter().all(|s| s.meta.tombstones == 0) {
+            let moved = |s: &Arc<Segment>| {
+                Arc::new(SegmentMeta {
+                    level: job.output_level,
+                    run,
+                    ..SegmentMeta::clone(&s.meta)
+                })
+            };
+            let metas = removed.iter().map(moved).collect();
+            self.counters.moves.fetch_add(1, Ordering::Relaxed);
+            return self.install(removed, metas, None);
+        }
+        let span = tracing::debug_span!("compaction", level, bytes = job.bytes());
+        let _entered = span.enter();
+        let retention = Retention { boundaries: self.boundaries(), clears: tree.clears.clone() };
+        let options = CursorOptions { fill_cache: false, readahead: true };
+        let source = |segments: &Vec<Arc<Segment>>| {
+            Box::new(RunCursor::new(segments.clone(), options)) as Box<dyn Cursor>
+        };
+        let mut merge = MergeCursor::new(job.inputs.iter().map(source).collect());
+        let older = older_than(tree, &removed);
+        let output = write_run(
+            &self.home,
+            &mut merge,
+            &retention,
+            older,
+            &self.output_spec(tree, job.output_level, run),
+            &|| self.ids.next_segment(),
+            &|| self.stopping(),
+        )?;
+        drop(merge);
+        let Output { segments, bytes_written, entries_in, entries_out } = output;
+        self.install(removed, segments, None)?;
+        tracing::debug!(entries_in, entries_out, bytes_written, "compacted");
+        self.counters.compactions.fetch_add(1, Ordering::Relaxed);
+        self.counters.compacted_bytes.fetch_add(bytes_written, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Commits what a job made: one manifest edit, then the new version, then the old files go.
+    ///
+    /// If the keyspace was dropped or cleared meanwhile, so that an input is gone, what the job
+    /// made for it is thrown away instead.
+    pub(super) fn install(
+        &self,
+        removed: Vec<Arc<Segment>>,
+        added: Vec<Arc<SegmentMeta>>,
+        flushed: Option<(&Arc<MemSlot>, SeqNo)>,
+    ) -> Result<()> {
+        let mut committer = self.committer.lock();
+        let committer = &mut *committer;
+        let stale = removed.iter().any(|s| !committer.state.segments.contains_key(&s.meta.id));
+        let (added, discarded): (Vec<_>, Vec<_>) = added
+            .into_iter()
+            .partition(|meta| !stale && committer.state.keyspaces.contains_key(&meta.keyspace));
+        // A segment that was only to be moved has readers, perhaps; its file goes with the last.
+        let is_new = |m: &&Arc<SegmentMeta>| !removed.iter().any(|s| s.meta.id == m.id);
+        remove_segments(&self.home, discarded.iter().filter(is_new));
+        if stale {
+            return Ok(());
+        }
+        let added: Vec<_> = added.into_iter().map(|m| join_level(&committer.state, m)).collect();
+        // Opened before the commit: a segment that cannot be read back must not be named.
+        let opened: Result<Vec<_>> = added
+            .iter()
+            .map(|meta| match committer.live.get(&meta.id) {
+                Some(moved) => Ok(moved.with_meta(Arc::clone(meta))),
+                None => Segment::open(&self.home, Arc::clone(meta)),
+            })
+            .collect();
+        let opened =
+            opened.inspect_err(|_| remove_segments(&self.home, added.iter().filter(is_new)))?;
+        let mut changes: Vec<Change> =
+            removed.iter().map(|s| Change::RemoveSegment(s.meta.id)).collect();
+        changes.extend(added.iter().cloned().map(Change::AddSegment));
+        if let Some((slot, flushed)) = flushed {
+            changes.push(Change::LogFloor(self.floor_without(slot)));
+            changes.push(Change::Flushed(flushed.max(committer.state.flushed)));
+        }
+        changes.push(self.next_ids(committer.state.next_keyspace));
+        self.commit_edit(committer, Edit { changes })?;
+        for segment in &removed {
+            committer.live.remove(&segment.meta.id);
+        }
+        for segment in opened {
+            committer.live.insert(segment.meta.id, segment);
+        }
+        let version = Arc::new(Version::build(&committer.state, &committer.live));
+        self.change_state(|state| {
+            let mut frozen = state.frozen.clone();
+            if let Some((slot, _)) = flushed {
+                frozen.retain(|other| !Arc::ptr_eq(other, slot));
+            }
+            ReadState { active: Arc::clone(&state.active), frozen, version }
+        });
+        for segment in removed.iter().filter(|s| !committer.live.contains_key(&s.meta.id)) {
+            segment.mark_obsolete();
+        }
+        Ok(())
+    }
+
+    /// Writes an edit. If that fails, what the manifest holds is unknown: writes are refused.
+    pub(super) fn commit_edit(&self, committer: &mut Committer, edit: Edit) -> Result<()> {
+        committer
+            .manifest
+            .commit(&mut committer.state, &edit)
+            .inspect_err(|error| self.poison(error))
+    }
+
+    /// The oldest log still needed once `slot` is flushed.
+    fn floor_without(&self, slot: &Arc<MemSlot>) -> LogId {
+        let state = self.state.load();
+        let mut newer = state.active.first_log;
+        for other in &state.frozen {
+            if Arc::ptr_eq(other, slot) {
+                break;
+            }
+            newer = other.first_log;
+        }
+        newer
+    }
+
+    /// Removes the logs that the manifest no longer needs.
+    pub(super) fn remove_old_logs(&self) {
+        let floor = self.committer.lock().state.log_floor;
+        {
+            // What they held is durable in segments now.
+            let mut sync = self.sync.lock();
+            sync.older.retain(|(id, _)| *id >= floor);
+        }
+        let removed = crate::version::remove_leftovers(&self.home.env, &self.home.dir, |name| {
+            crate::wal::parse_log_file_name(name).is_some_and(|id| id < floor)
+        });
+        if let Err(error) = removed {
+            tracing::warn!(%error, "cannot remove an old log; the next flush tries again");
+        }
+    }
+
+    /// Removes segments whose every entry was cleared for every reader, without reading them, and
+    /// forgets clears that hide nothing any more.
+    fn drop_cleared(&self) -> Result<bool> {
+        let state = self.state.load_full();
+        let oldest = self.boundaries()[0];
+        for tree in state.version.trees.values() {
+            let Some(clear) = tree.floor(oldest) else { continue };
+            let gone: Vec<Arc<Segment>> = {
+                let background = self.background.lock();
+                let hidden = |s: &&Arc<Segment>| {
+                    s.meta.largest <= clear && !background.busy.contains(&s.meta.id)
+                };
+                tree.segments().filter(hidden).cloned().collect()
+            };
+            if !gone.is_empty() {
+                self.install(gone, Vec::new(), None)?;
+                return Ok(true);
+            }
+            let mut committer = self.committer.lock();
+            let known = committer.state.keyspaces.get(&tree.id);
+            let mut known = known.map_or(Vec::new(), |k| k.clears.clone());
+            known.retain(|c| *c <= clear);
+            // Every reader is past this clear, so those before it say nothing more.
+            let superseded = known.iter().rev().copied().find(|c| *c < clear);
+            let remains = committer
+                .state
+                .segments
+                .values()
+                .any(|meta| meta.keyspace == tree.id && meta.smallest <= clear);
+            let spent = known.contains(&clear) && !remains && committer.state.flushed >= clear;
+            if let Some(seqno) = if spent { Some(clear) } else { superseded } {
+                let changes = vec![Change::ForgetClears { id: tree.id, seqno }];
+                self.commit_edit(&mut committer, Edit { changes })?;
+                let version = Arc::new(Version::build(&committer.state, &committer.live));
+                self.change_state(|state| ReadState {
+                    active: Arc::clone(&state.active),
+                    frozen: state.frozen.clone(),
+                    version,
+                });
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes a fresh look at how far compaction is behind.
+    pub(super) fn update_pressure(&self) {
+        let state = self.state.load();
+        let quarantined = self.quarantined.lock();
+        let can_move = |tree: &&Arc<Tree>| {
+            let mut segments = tree.levels[..2].iter().flatten().flat_map(|run| &run.segments);
+            !segments.any(|s| quarantined.contains_key(&s.meta.id))
+        };
+        let trees = state.version.trees.values().filter(can_move);
+        let runs = trees.map(|tree| tree.levels[0].len()).max();
+        let (runs, trigger) = (runs.unwrap_or(0) as f64, self.options.level0_runs as f64);
+        let behind = ((runs - 2.0 * trigger) / (4.0 * trigger)).clamp(0.0, 0.99);
+        self.pressure.store((behind * 1000.0) as u32, Ordering::Relaxed);
+        let last = state.frozen.len() + 1 >= self.options.write_buffers;
+        self.last_buffer.store(last, Ordering::Relaxed);
+    }
+
+    /// How long a write of so many bytes is to wait. See the module's text.
+    pub(super) fn delay(&self, bytes: u64) -> Duration {
+        const NS_PER_BYTE: f64 = 10.0;
+        let mut behind = f64::from(self.pressure.load(Ordering::Relaxed)) / 1000.0;
+        if self.last_buffer.load(Ordering::Relaxed) {
+            let filled = self.state.load().active.table.allocated_bytes() as f64
+                / self.options.write_buffer_bytes as f64;
+            behind = behind.max((2.0 * filled - 1.0).min(0.99));
+        }
+        if behind <= 0.0 {
+            return Duration::ZERO;
+        }
+        let ns = NS_PER_BYTE * behind * behind / (1.0 - behind) * bytes as f64;
+        self.counters.save_up_delay(ns as u64)
+    }
+}
+
+/// Below level 0 a level is one sorted run, whichever job began it: a segment gets the run that is
+/// there at the moment of the commit.
+fn join_level(state: &ManifestState, meta: Arc<SegmentMeta>) -> Arc<SegmentMeta> {
+    let same_place =
+        |other: &&Arc<SegmentMeta>| other.keyspace == meta.keyspace && other.level == meta.level;
+    match state.segments.values().find(same_place) {
+        Some(there) if meta.level > 0 && there.run != meta.run => {
+            Arc::new(SegmentMeta { run: there.run, ..SegmentMeta::clone(&meta) })
+        }
+        _ => meta,
+    }
+}
+
+/// The runs that may hold older versions of what `inputs` hold: those behind the newest input, less
+/// the inputs themselves.
+fn older_than(tree: &Tree, inputs: &[Arc<Segment>]) -> OlderData {
+    let ids: HashSet<SegmentId> = inputs.iter().map(|s| s.meta.id).collect();
+    let is_input = |s: &Arc<Segment>| ids.contains(&s.meta.id);
+    let mut reached = false;
+    let mut older = Vec::new();
+    for run in tree.runs() {
+        reached |= run.segments.iter().any(is_input);
+        if reached {
+            let others: Vec<_> = run.segments.iter().filter(|s| !is_input(s)).cloned().collect();
+            if !others.is_empty() {
+                older.push(others);
+            }
+        }
+    }
+    OlderData::new(older)
+}

@@ -1,0 +1,385 @@
+//! The write path: groups of batches into the log, then into the memtable, then published.
+//!
+//! Writers queue up. The one in front leads: it takes what waits behind it, appends all of it to the
+//! log as one record, inserts it, publishes it and hands the lead on. Those that asked for
+//! durability then wait for one `fsync` that covers them all, while the next group is already being
+//! appended (Helland, Sammer, Lyon, Carr, Garrett, Reuter, "Group Commit Timers and High Volume
+//! Transaction Systems", HPTS 1987, without the timers).
+
+use super::batch::{WriteBatch, check_sizes};
+use super::keyspace_core::KeyspaceCore;
+use super::options::{Background, Durability};
+use super::{DEFAULT_ID, Inner, MemSlot, ReadState};
+use crate::coding::put_varint;
+use crate::error::{Error, Result};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, Condvar, Mutex};
+use crate::types::{Kind, LogId};
+use crate::vfs::VfsFile;
+use crate::wal::LogWriter;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// A group is closed at this size, so that the writers in it do not wait for too much of others'.
+const GROUP_BYTES: u64 = 1 << 20;
+
+/// A place in the sequence of logs: everything before it was appended.
+pub(super) type Position = (LogId, u64);
+
+/// The writers that wait.
+#[derive(Default)]
+pub(super) struct CommitQueue {
+    state: Mutex<QueueState>,
+}
+
+#[derive(Default)]
+struct QueueState {
+    leading: bool,
+    waiting: VecDeque<Arc<Waiter>>,
+}
+
+struct Waiter {
+    turn: Mutex<Turn>,
+    wake: Condvar,
+}
+
+enum Turn {
+    /// In the queue.
+    Waiting(WriteBatch),
+    /// In a group that is being committed.
+    Taken,
+    /// To lead the next group.
+    Lead(WriteBatch),
+    Done(Result<Position>),
+}
+
+/// The log that takes writes and the memtable that they go to.
+pub(super) struct Writer {
+    pub(super) log: LogWriter,
+    pub(super) active: Arc<MemSlot>,
+}
+
+/// What is appended, and how far it is durable.
+pub(super) struct SyncState {
+    /// Logs before the current one that are not synced yet, oldest first.
+    pub(super) older: Vec<(LogId, Arc<dyn VfsFile>)>,
+    pub(super) current: Arc<dyn VfsFile>,
+    pub(super) appended: Position,
+    pub(super) durable: Position,
+    pub(super) syncing: bool,
+}
+
+impl Inner {
+    /// Commits a batch; returns when it is visible and as durable as asked.
+    pub(super) fn write(&self, batch: WriteBatch, durability: Durability) -> Result<()> {
+        batch.check()?;
+        if batch.keyspaces.iter().any(|core| core.database != self.database) {
+            return Err(Error::WrongDatabase);
+        }
+        self.check_writable()?;
+        if batch.is_empty() {
+            return if durability == Durability::Sync { self.sync_all() } else { Ok(()) };
+        }
+        let position = self.enqueue(batch)?;
+        match durability {
+            Durability::Buffered => Ok(()),
+            Durability::Sync => self.sync_to(position),
+        }
+    }
+
+    /// Commits one operation as a batch of its own.
+    pub(super) fn write_one(
+        &self,
+        core: &Arc<KeyspaceCore>,
+        kind: Kind,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<()> {
+        check_sizes(key, value)?;
+        let mut batch = WriteBatch::new();
+        // Room for the operation's own header: exact enough that the value is not copied twice.
+        batch.ops.reserve_exact(key.len() + value.len() + 24);
+        if core.id != DEFAULT_ID {
+            batch.uses(core);
+        }
+        batch.push(core.id, kind, key, value);
+        self.write(batch, self.options.durability)
+    }
+
+    fn enqueue(&self, batch: WriteBatch) -> Result<Position> {
+        let mut queue = self.queue.state.lock();
+        if !queue.leading {
+            queue.leading = true;
+            drop(queue);
+            return self.lead(batch);
+        }
+        let waiter =
+            Arc::new(Waiter { turn: Mutex::new(Turn::Waiting(batch)), wake: Condvar::new() });
+        queue.waiting.push_back(Arc::clone(&waiter));
+        drop(queue);
+        let mut turn = waiter.turn.lock();
+        loop {
+            match std::mem::replace(&mut *turn, Turn::Taken) {
+                Turn::Done(outcome) => return outcome,
+                Turn::Lead(batch) => {
+                    drop(turn);
+                    return self.lead(batch);
+                }
+                waiting => *turn = waiting,
+            }
+            waiter.wake.wait(&mut turn);
+        }
+    }
+
+    /// Commits the caller's batch together with what waits, then hands the lead on.
+    fn lead(&self, own: WriteBatch) -> Result<Position> {
+        let room = self.wait_for_room(own.bytes());
+        let mut bytes = own.bytes();
+        let mut batches = vec![own];
+        let mut followers = Vec::new();
+        if room.is_ok() {
+            let mut queue = self.queue.state.lock();
+            while bytes < GROUP_BYTES
+                && let Some(waiter) = queue.waiting.pop_front()
+            {
+                let mut turn = waiter.turn.lock();
+                if let Turn::Waiting(batch) = std::mem::replace(&mut *turn, Turn::Taken) {
+                    bytes += batch.bytes();
+                    batches.push(batch);
+                }
+                drop(turn);
+                followers.push(waiter);
+            }
+        }
+        let mut outcomes = match room {
+            Ok(()) => self.commit_group(&batches).into_iter(),
+            Err(error) => vec![Err(error)].into_iter(),
+        };
+        let own = outcomes.next().unwrap_or(Err(Error::Closed));
+        for (waiter, outcome) in followers.into_iter().zip(outcomes) {
+            *waiter.turn.lock() = Turn::Done(outcome);
+            waiter.wake.notify_one();
+        }
+        let mut queue = self.queue.state.lock();
+        match queue.waiting.pop_front() {
+            Some(next) => {
+                drop(queue);
+                let mut turn = next.turn.lock();
+                if let Turn::Waiting(batch) = std::mem::replace(&mut *turn, Turn::Taken) {
+                    *turn = Turn::Lead(batch);
+                }
+                drop(turn);
+                next.wake.notify_one();
+            }
+            None => queue.leading = false,
+        }
+        own
+    }
+
+    /// Appends, inserts and publishes; an outcome for each batch.
+    fn commit_group(&self, group: &[WriteBatch]) -> Vec<Result<Position>> {
+        let mut writer = self.writer.lock();
+        // A keyspace is dropped under the writer's lock, so this holds until the group is done.
+        let refused: Vec<Option<Error>> = group
+            .iter()
+            .map(|batch| batch.keyspaces.iter().find_map(|core| core.check_live().err()))
+            .collect();
+        let accepted = || group.iter().zip(&refused).filter(|(_, r)| r.is_none()).map(|(b, _)| b);
+        let outcome = if accepted().next().is_none() {
+            Err(Error::Closed)
+        } else {
+            self.commit_batches(&mut writer, accepted())
+        };
+        refused.into_iter().map(|r| r.map_or_else(|| outcome.clone(), Err)).collect()
+    }
+
+    fn commit_batches<'a>(
+        &self,
+        writer: &mut Writer,
+        group: impl Iterator<Item = &'a WriteBatch> + Clone,
+    ) -> Result<Position> {
+        self.check_writable()?;
+        let full = writer.active.table.allocated_bytes() >= self.options.write_buffer_bytes;
+        if writer.log.must_rotate() || full {
+            self.rotate(writer)?;
+        }
+        let (log, durable) = self.sync.lock().durable;
+        if log == writer.log.id() {
+            writer.log.mark_durable(durable);
+        }
+        let first = writer.log.next_seqno();
+        let payload = writer.log.payload();
+        let mut count = 0;
+        for batch in group.clone() {
+            put_varint(payload, batch.count);
+            payload.extend_from_slice(&batch.ops);
+            count += batch.count;
+        }
+        let bytes = payload.len() as u64;
+        writer.log.append_payload(first, count)?;
+        let position = (writer.log.id(), writer.log.end());
+        self.sync.lock().appended = position;
+        let mut seqno = first;
+        for op in group.flat_map(WriteBatch::operations) {
+            // The batch encoded these bytes itself, so this cannot fail; if it did, what is logged
+            // and what is in memory would differ.
+            let op = op.map_err(|malformed| {
+                let error = malformed.at(&self.home.dir, 0);
+                self.poison(&error);
+                error
+            })?;
+            writer.active.table.insert(op.keyspace, op.key, seqno, op.kind, op.value);
+            seqno.0 += 1;
+        }
+        debug_assert_eq!(seqno.0, first.0 + count);
+        self.visible.store(writer.log.last_seqno().0, Ordering::Release);
+        self.counters.written(count, bytes);
+        Ok(position)
+    }
+
+    /// Freezes the active memtable and begins another, with a log of its own.
+    pub(super) fn rotate(&self, writer: &mut Writer) -> Result<()> {
+        let id = LogId(self.ids.log.fetch_add(1, Ordering::Relaxed));
+        let predecessor = Some((writer.log.id(), writer.log.end()));
+        let (env, dir) = (&self.home.env, &self.home.dir);
+        let log =
+            LogWriter::create(env, dir, self.log_salt, id, predecessor, writer.log.last_seqno());
+        let log = log.inspect_err(|error| {
+            // A trace of the new log may be left, which says that the old one ends here.
+            if matches!(error, Error::Poisoned { .. }) {
+                self.poison(error);
+            }
+        })?;
+        let slot = MemSlot::new(id);
+        {
+            let mut sync = self.sync.lock();
+            let old = std::mem::replace(&mut sync.current, log.file());
+            sync.older.push((writer.log.id(), old));
+            sync.appended = (id, log.end());
+        }
+        writer.active.last_seqno.store(writer.log.last_seqno().0, Ordering::Release);
+        writer.log = log;
+        writer.active = Arc::clone(&slot);
+        self.change_state(|state| {
+            let mut frozen = state.frozen.clone();
+            // An empty one, left when an append failed, needs no flush.
+            if state.active.table.entries() > 0 {
+                frozen.insert(0, Arc::clone(&state.active));
+            }
+            ReadState { active: slot, frozen, version: Arc::clone(&state.version) }
+        });
+        self.announce_work();
+        Ok(())
+    }
+
+    /// Makes everything appended so far durable.
+    pub(super) fn sync_all(&self) -> Result<()> {
+        let appended = self.sync.lock().appended;
+        self.sync_to(appended)
+    }
+
+    /// Returns once everything before `position` is durable. One caller syncs for all that wait.
+    pub(super) fn sync_to(&self, position: Position) -> Result<()> {
+        let mut sync = self.sync.lock();
+        loop {
+            if sync.durable >= position {
+                return Ok(());
+            }
+            if !sync.syncing {
+                break;
+            }
+            self.synced.wait(&mut sync);
+        }
+        if self.is_poisoned.load(Ordering::Acquire) {
+            // After a failed sync the file's state is unknown: it is never tried again.
+            drop(sync);
+            return self.check_writable();
+        }
+        sync.syncing = true;
+        let target = sync.appended;
+        let files: Vec<_> = sync.older.clone();
+        let current = Arc::clone(&sync.current);
+        drop(sync);
+        // Older logs first: what is durable must be a prefix.
+        let all = files.iter().map(|(id, file)| (*id, file)).chain([(target.0, &current)]);
+        let mut outcome = Ok(());
+        for (id, file) in all {
+            let path = || self.home.dir.join(crate::wal::log_file_name(id));
+            outcome = file.sync_data().map_err(|e| Error::io("sync", &path(), e));
+            if outcome.is_err() {
+                break;
+            }
+        }
+        self.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = &outcome {
+            self.poison(error);
+        }
+        let mut sync = self.sync.lock();
+        sync.syncing = false;
+        if outcome.is_ok() {
+            sync.durable = sync.durable.max(target);
+            sync.older.retain(|(id, _)| *id >= target.0);
+        }
+        drop(sync);
+        self.synced.notify_all();
+        outcome
+    }
+
+    /// Before a write: waits as background work demands. See `background` for the formula.
+    fn wait_for_room(&self, bytes: u64) -> Result<()> {
+        if matches!(self.options.background, Background::Manual) {
+            return Ok(());
+        }
+        const SLICE: Duration = Duration::from_millis(50);
+        let mut delay = self.delay(bytes).min(Duration::from_secs(1));
+        if !delay.is_zero() {
+            self.counters.stalled(delay);
+        }
+        while !delay.is_zero() && !self.stopping() {
+            let slice = delay.min(SLICE);
+            self.home.env.clock.sleep(slice);
+            delay -= slice;
+        }
+        let full = || {
+            let state = self.state.load();
+            state.frozen.len() + 1 >= self.options.write_buffers
+                && state.active.table.allocated_bytes() >= self.options.write_buffer_bytes
+        };
+        if !full() {
+            return Ok(());
+        }
+        let start = self.home.env.clock.monotonic();
+        let mut background = self.background.lock();
+        while full() {
+            self.check_writable()?;
+            if background.stopping {
+                return Err(Error::Closed);
+            }
+            if let Some(error) = &background.flush_error {
+                return Err(error.clone());
+            }
+            self.work.notify_all();
+            // The timeout only guards against a notice that came between the two checks.
+            self.progress.wait_for(&mut background, Duration::from_millis(100));
+        }
+        drop(background);
+        let waited = self.home.env.clock.monotonic().saturating_sub(start);
+        self.counters.stalled(waited);
+        Ok(())
+    }
+
+    /// Ends the log cleanly: what is in it is durable, and says so.
+    pub(super) fn close_log(&self) -> Result<()> {
+        let mut writer = self.writer.lock();
+        if writer.log.must_rotate() {
+            // The new log's header says where the old one ends, in front of what failed.
+            self.rotate(&mut writer)?;
+        }
+        self.sync_all()?;
+        let end = writer.log.end();
+        writer.log.mark_durable(end);
+        writer.log.append_mark()?;
+        self.sync.lock().appended = (writer.log.id(), writer.log.end());
+        self.sync_all()
+    }
+}

@@ -1,0 +1,262 @@
+//! Bugs that reviews and tests found, each kept from coming back.
+
+use super::*;
+use crate::version::SegmentMeta;
+use crate::vfs::{Env, MemVfs, OpenMode};
+use crate::wal::faulty::{Fault, FaultyVfs};
+use crate::{Background, Builder, Compression, Recovery};
+use std::path::PathBuf;
+
+const DIR: &str = "/db";
+
+fn manual(env: &Env) -> Builder {
+    Db::builder(DIR)
+        .env(env.clone())
+        .background(Background::Manual)
+        .write_buffer_bytes(64 << 10)
+        .compression(Compression::None)
+}
+
+fn files(env: &Env, ending: &str) -> Vec<PathBuf> {
+    let mut names = env.vfs.read_dir(Path::new(DIR)).unwrap();
+    names.retain(|name| name.ends_with(ending));
+    names.sort();
+    names.iter().map(|name| Path::new(DIR).join(name)).collect()
+}
+
+fn flip(env: &Env, path: &Path, at: u64) {
+    let file = env.vfs.open(path, OpenMode::ReadWrite).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+fn tree(db: &Db) -> Arc<crate::version::Tree> {
+    Arc::clone(&db.inner().state.load().version.trees[&DEFAULT_ID])
+}
+
+/// Two jobs that moved segments into the same empty level at once gave it two runs; the next merge
+/// took them for one, and deleted keys came back.
+#[test]
+fn two_jobs_into_an_empty_level_make_one_run() {
+    let env = Env::in_memory(1);
+    let db = manual(&env).level0_runs(64).open().unwrap();
+    for key in ["a", "m"] {
+        db.put(key, "v").unwrap();
+        db.flush().unwrap();
+    }
+    let inner = db.inner();
+    // Both jobs chose their run number before either was committed.
+    for segment in tree(&db).segments().rev_by_key() {
+        let run = inner.next_run();
+        let meta = SegmentMeta { level: 2, run, ..SegmentMeta::clone(&segment.meta) };
+        inner.install(vec![segment], vec![Arc::new(meta)], None).unwrap();
+    }
+    assert_eq!(tree(&db).levels[2].len(), 1);
+    let keys = tree(&db).levels[2][0].segments.iter().map(|s| s.meta.first_key.to_vec()).collect();
+    let keys: Vec<Vec<u8>> = keys;
+    assert_eq!(keys, [b"a", b"m"]);
+    for key in ["a", "m"] {
+        db.delete(key).unwrap();
+    }
+    db.compact_range::<&[u8]>(..).unwrap();
+    assert_eq!(db.first().unwrap(), None);
+}
+
+trait RevByKey {
+    fn rev_by_key(self) -> Vec<Arc<crate::version::Segment>>;
+}
+
+impl<'a, I: Iterator<Item = &'a Arc<crate::version::Segment>>> RevByKey for I {
+    fn rev_by_key(self) -> Vec<Arc<crate::version::Segment>> {
+        let mut all: Vec<_> = self.cloned().collect();
+        all.sort_by(|a, b| b.meta.first_key.cmp(&a.meta.first_key));
+        all
+    }
+}
+
+/// The last edit may be in the page cache only, if the process died before its sync. Opening removed
+/// files because of it, and power loss then took the edit back.
+#[test]
+fn the_manifest_is_synced_before_opening_acts_on_it() {
+    let faulty = FaultyVfs::new(MemVfs::default());
+    let env = faulty.env(1);
+    drop(manual(&env).open().unwrap());
+    // The first change is the removal of an unfinished manifest, which nothing depends on.
+    faulty.fail(1, false, Fault::Refused);
+    match manual(&env).open() {
+        Err(Error::Io { operation: "sync", path, .. }) => assert!(path.ends_with("MANIFEST")),
+        other => panic!("something else came first: {other:?}"),
+    }
+}
+
+/// A synced write must not be durable while an older log is not.
+#[test]
+fn a_sync_covers_the_older_logs_too() {
+    let faulty = FaultyVfs::new(MemVfs::default());
+    let env = faulty.env(1);
+    let db = manual(&env).open().unwrap();
+    let inner = db.inner();
+    for key in ["a", "b", "c"] {
+        db.put(key, "v").unwrap();
+        inner.rotate(&mut inner.writer.lock()).unwrap();
+    }
+    db.put("d", "v").unwrap();
+    let before = faulty.changes();
+    db.sync().unwrap();
+    assert_eq!(faulty.changes() - before, 4, "three older logs and the current one");
+    db.sync().unwrap();
+    assert_eq!(faulty.changes() - before, 4, "nothing is left to do");
+}
+
+/// A clear whose place in the log was damaged hid what was written later, because the numbers that
+/// it covers were given out again.
+#[test]
+fn a_clear_that_the_log_does_not_reach_hides_nothing_new() {
+    let make = || {
+        let env = Env::in_memory(1);
+        let db = manual(&env).open().unwrap();
+        db.put("a", "1").unwrap();
+        db.put("b", "1").unwrap();
+        db.clear().unwrap();
+        drop(db);
+        let log = files(&env, ".wal").pop().unwrap();
+        (env, log)
+    };
+    let (env, log) = make();
+    let len = env.vfs.open(&log, OpenMode::Read).unwrap().len().unwrap();
+    // The skip record is followed by a mark, so this is no torn tail.
+    flip(&env, &log, len - 26 - 5);
+    assert!(matches!(manual(&env).open(), Err(Error::Corruption { .. })));
+    // Without both it looks like one, but the manifest knows better.
+    let (env, log) = make();
+    env.vfs.open(&log, OpenMode::ReadWrite).unwrap().set_len(len - 52).unwrap();
+    assert!(matches!(manual(&env).open(), Err(Error::Corruption { .. })));
+    let (env, log) = make();
+    flip(&env, &log, 64 + 30);
+    let db = manual(&env).recovery(Recovery::PointInTime).open().unwrap();
+    for key in ["x", "y", "z"] {
+        db.put(key, "new").unwrap();
+        assert_eq!(db.get(key).unwrap().unwrap(), b"new");
+    }
+    drop(db);
+    assert_eq!(manual(&env).open().unwrap().get_range::<&[u8]>(..).count(), 3);
+}
+
+/// A move that came too late, because its keyspace was dropped meanwhile, removed the file under the
+/// iterators that read it.
+#[test]
+fn a_move_that_comes_too_late_leaves_the_file_to_its_readers() {
+    let env = Env::in_memory(1);
+    let db = manual(&env).level0_runs(1).open().unwrap();
+    let keyspace = db.keyspace("k").unwrap();
+    keyspace.put("a", "v").unwrap();
+    db.flush().unwrap();
+    let inner = db.inner();
+    let state = inner.state.load_full();
+    let removed: Vec<_> = state.version.trees[&keyspace.core.id].segments().cloned().collect();
+    drop(state);
+    let run = inner.next_run();
+    let moved = |s: &Arc<crate::version::Segment>| SegmentMeta {
+        level: 1,
+        run,
+        ..SegmentMeta::clone(&s.meta)
+    };
+    let metas = removed.iter().map(|s| Arc::new(moved(s))).collect();
+    let mut iter = keyspace.get_range::<&[u8]>(..);
+    db.drop_keyspace("k").unwrap();
+    let id = removed[0].meta.id;
+    inner.install(removed, metas, None).unwrap();
+    inner.home.files.forget(id);
+    assert_eq!(iter.next().unwrap().unwrap().0, b"a");
+    drop(iter);
+    assert!(files(&env, ".seg").is_empty(), "it goes with its last reader");
+}
+
+/// Each try of a flush that failed half way left the segments of the first keyspace behind.
+#[test]
+fn flushes_that_fail_leave_no_files() {
+    let faulty = FaultyVfs::new(MemVfs::default());
+    let env = faulty.env(3);
+    let db = manual(&env).open().unwrap();
+    let other = db.keyspace("o").unwrap();
+    db.put("a", [1; 5000]).unwrap();
+    other.put("a", [1; 5000]).unwrap();
+    let inner = db.inner();
+    inner.rotate(&mut inner.writer.lock()).unwrap();
+    let mut failed = 0;
+    for k in 0..20 {
+        faulty.fail(k, false, Fault::Refused);
+        let outcome = inner.flush_oldest();
+        faulty.heal();
+        if outcome.is_ok() || inner.is_poisoned.load(Ordering::Acquire) {
+            break;
+        }
+        failed += 1;
+        assert_eq!(files(&env, ".seg"), Vec::<PathBuf>::new(), "change {k}");
+    }
+    assert!(failed >= 6);
+}
+
+/// A damaged segment on level 0 stops its compaction for good; writes were held back for that.
+#[test]
+fn a_quarantined_level_does_not_hold_writers_back() {
+    let env = Env::in_memory(1);
+    let db = manual(&env).level0_runs(1).open().unwrap();
+    let inner = db.inner();
+    for n in 0..20u8 {
+        db.put([n], "v").unwrap();
+        db.flush().unwrap();
+    }
+    assert!(inner.pressure.load(Ordering::Relaxed) > 900);
+    let id = tree(&db).levels[0][3].segments[0].meta.id;
+    inner.quarantined.lock().insert(id, Error::Closed);
+    inner.update_pressure();
+    assert_eq!(inner.pressure.load(Ordering::Relaxed), 0);
+}
+
+/// Clears of an idle keyspace were kept for ever.
+#[test]
+fn clears_do_not_pile_up() {
+    let env = Env::in_memory(1);
+    let db = manual(&env).open().unwrap();
+    for _ in 0..50 {
+        db.clear().unwrap();
+        db.wait_idle().unwrap();
+        assert!(tree(&db).clears.len() <= 1);
+    }
+}
+
+/// After one refused append a close reported that writes are refused, although nothing was lost.
+#[test]
+fn a_close_after_a_refused_append_succeeds() {
+    let faulty = FaultyVfs::new(MemVfs::default());
+    let env = faulty.env(3);
+    let db = manual(&env).open().unwrap();
+    db.put("a", "1").unwrap();
+    faulty.fail(0, true, Fault::Half);
+    assert!(db.put("b", "1").is_err());
+    faulty.heal();
+    db.close().unwrap();
+    let db = manual(&env).recovery(Recovery::Strict).open().unwrap();
+    assert_eq!(db.get_range::<&[u8]>(..).count(), 1);
+}
+
+/// Each refused append began another log, with an empty memtable to flush.
+#[test]
+fn refused_appends_do_not_pile_up_memtables() {
+    let faulty = FaultyVfs::new(MemVfs::default());
+    let env = faulty.env(3);
+    let db = manual(&env).open().unwrap();
+    for _ in 0..10 {
+        assert!(db.put("a", "1").is_ok());
+        // The second write's record fails; the one after begins a new log.
+        faulty.fail(0, false, Fault::Refused);
+        assert!(db.put("b", "1").is_err());
+        faulty.fail(0, true, Fault::Refused);
+        assert!(db.put("c", "1").is_err());
+        faulty.heal();
+        db.flush().unwrap();
+        assert_eq!(db.stats().memtables, 1);
+    }
+}

@@ -1,0 +1,363 @@
+//! What a user can ask to be done to the whole database: keyspaces, flush, compaction, checks.
+
+use super::keyspace::MAX_KEYSPACE_NAME;
+use super::keyspace_core::KeyspaceCore;
+use super::options::Background;
+use super::{DEFAULT_ID, Inner, ReadState};
+use crate::compaction::Job;
+use crate::error::{Error, Result};
+use crate::hash::keyspace_seed;
+use crate::segment::VerifyReport;
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::types::{KeyspaceId, SegmentId};
+use crate::version::{Change, Edit, LEVELS, Manifest, Segment, Tree, Version};
+use std::collections::HashSet;
+use std::ops::Bound;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What [`Db::verify`](crate::Db::verify) found in one segment.
+#[derive(Clone, Debug)]
+pub struct SegmentReport {
+    /// The file.
+    pub file: PathBuf,
+    /// The name of its keyspace.
+    pub keyspace: String,
+    /// What was read and what was damaged.
+    pub report: VerifyReport,
+}
+
+impl Inner {
+    pub(super) fn next_ids(&self, keyspace: KeyspaceId) -> Change {
+        Change::Next {
+            segment: SegmentId(self.ids.segment.load(Ordering::Relaxed)),
+            log: crate::types::LogId(self.ids.log.load(Ordering::Relaxed)),
+            keyspace,
+            run: crate::version::RunNo(self.ids.run.load(Ordering::Relaxed)),
+        }
+    }
+
+    pub(super) fn keyspace_core(
+        database: u64,
+        hash_seed: u64,
+        id: KeyspaceId,
+        name: &str,
+    ) -> Arc<KeyspaceCore> {
+        Arc::new(KeyspaceCore {
+            id,
+            name: name.to_owned(),
+            hash_seed: keyspace_seed(hash_seed, id),
+            database,
+            dropped: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn open_keyspace(&self, name: &str) -> Result<Arc<KeyspaceCore>> {
+        let refuse = |reason| Error::InvalidKeyspaceName { name: name.to_owned(), reason };
+        if name.is_empty() {
+            return Err(refuse("it must not be empty"));
+        }
+        if name.len() > MAX_KEYSPACE_NAME {
+            return Err(refuse("it must be at most 255 bytes long"));
+        }
+        self.check_open()?;
+        if let Some(core) = self.keyspaces.lock().get(name) {
+            return Ok(Arc::clone(core));
+        }
+        let _writer = self.writer.lock();
+        self.check_writable()?;
+        if let Some(core) = self.keyspaces.lock().get(name) {
+            return Ok(Arc::clone(core));
+        }
+        // What the user saw before must not be lost while the keyspace stays.
+        self.sync_all()?;
+        let mut committer = self.committer.lock();
+        let id = committer.state.next_keyspace;
+        let next = KeyspaceId(id.0.checked_add(1).ok_or_else(|| refuse("all ids are used up"))?);
+        let changes =
+            vec![Change::CreateKeyspace { id, name: name.to_owned() }, self.next_ids(next)];
+        self.commit_edit(&mut committer, Edit { changes })?;
+        self.publish_version(&Version::build(&committer.state, &committer.live));
+        let core = Self::keyspace_core(self.database, committer.state.hash_seed, id, name);
+        self.keyspaces.lock().insert(name.to_owned(), Arc::clone(&core));
+        Ok(core)
+    }
+
+    fn publish_version(&self, version: &Version) {
+        let version = Arc::new(version.clone());
+        self.change_state(|state| ReadState {
+            active: Arc::clone(&state.active),
+            frozen: state.frozen.clone(),
+            version,
+        });
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    pub(super) fn drop_keyspace(&self, name: &str) -> Result<()> {
+        let _writer = self.writer.lock();
+        self.check_writable()?;
+        let core = self.keyspaces.lock().get(name).cloned();
+        let core = core.ok_or_else(|| Error::KeyspaceNotFound { name: name.to_owned() })?;
+        if core.id == DEFAULT_ID {
+            let reason = "the default keyspace cannot be dropped; clear it instead";
+            return Err(Error::InvalidKeyspaceName { name: name.to_owned(), reason });
+        }
+        self.sync_all()?;
+        let mut committer = self.committer.lock();
+        let changes = vec![Change::DropKeyspace(core.id)];
+        self.commit_edit(&mut committer, Edit { changes })?;
+        core.dropped.store(true, Ordering::Release);
+        self.keyspaces.lock().remove(name);
+        let gone: Vec<_> =
+            committer.live.values().filter(|s| s.meta.keyspace == core.id).cloned().collect();
+        for segment in &gone {
+            committer.live.remove(&segment.meta.id);
+        }
+        self.publish_version(&Version::build(&committer.state, &committer.live));
+        for segment in gone {
+            segment.mark_obsolete();
+        }
+        Ok(())
+    }
+
+    pub(super) fn clear(&self, core: &Arc<KeyspaceCore>) -> Result<()> {
+        {
+            let mut writer = self.writer.lock();
+            self.check_writable()?;
+            core.check_live()?;
+            if writer.log.must_rotate() {
+                self.rotate(&mut writer)?;
+            }
+            // A sequence number of its own, so that a snapshot of the moment before is not
+            // touched. The log is synced up to it: the clear is durable, so what came before it
+            // must be.
+            let seqno = writer.log.next_seqno();
+            writer.log.append_skip()?;
+            self.sync.lock().appended = (writer.log.id(), writer.log.end());
+            self.sync_all()?;
+            // So that damage to the skip cannot be mistaken for a torn tail.
+            let end = writer.log.end();
+            writer.log.mark_durable(end);
+            writer.log.append_mark()?;
+            self.sync.lock().appended = (writer.log.id(), writer.log.end());
+            let mut committer = self.committer.lock();
+            let changes = vec![Change::Clear { id: core.id, seqno }];
+            self.commit_edit(&mut committer, Edit { changes })?;
+            self.publish_version(&Version::build(&committer.state, &committer.live));
+            drop(committer);
+            self.visible.store(seqno.0, Ordering::Release);
+        }
+        self.announce_work();
+        Ok(())
+    }
+
+    pub(super) fn approximate_size(
+        &self,
+        core: &Arc<KeyspaceCore>,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+    ) -> Result<u64> {
+        self.check_open()?;
+        core.check_live()?;
+        let state = self.state.load_full();
+        let Some(tree) = state.version.trees.get(&core.id) else { return Ok(0) };
+        let mut bytes = 0;
+        for segment in tree.segments() {
+            bytes += segment.reader().approximate_bytes(lower, upper)?;
+        }
+        Ok(bytes)
+    }
+
+    /// Freezes the active memtable if there is anything in it.
+    fn freeze(&self) -> Result<()> {
+        let mut writer = self.writer.lock();
+        self.check_writable()?;
+        if writer.active.table.entries() > 0 { self.rotate(&mut writer) } else { Ok(()) }
+    }
+
+    pub(super) fn flush(&self) -> Result<()> {
+        self.freeze()?;
+        let newest = self.state.load().frozen.first().cloned();
+        let Some(newest) = newest else { return Ok(()) };
+        let waiting = || self.state.load().frozen.iter().any(|slot| Arc::ptr_eq(slot, &newest));
+        while waiting() {
+            self.check_writable()?;
+            if self.options.background == Background::Manual {
+                self.flush_oldest()?;
+                continue;
+            }
+            let mut background = self.background.lock();
+            if let Some(error) = &background.flush_error {
+                return Err(error.clone());
+            }
+            if background.stopping {
+                return Err(Error::Closed);
+            }
+            if waiting() {
+                self.work.notify_all();
+                self.progress.wait_for(&mut background, Duration::from_millis(100));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn wait_idle(&self) -> Result<()> {
+        if self.options.background == Background::Manual {
+            while self.step()? {}
+            return Ok(());
+        }
+        loop {
+            self.check_writable()?;
+            let mut background = self.background.lock();
+            if background.stopping {
+                return Err(Error::Closed);
+            }
+            let state = self.state.load();
+            let busy = background.flushing || background.compacting > 0 || !state.frozen.is_empty();
+            let untouchable = self.quarantined.lock().keys().copied().collect();
+            let due =
+                state.version.trees.values().any(|t| self.strategy.pick(t, &untouchable).is_some());
+            if !busy && !due {
+                return Ok(());
+            }
+            let failed = background.flush_error.as_ref().or(background.compaction_error.as_ref());
+            if let Some(error) = failed {
+                return Err(error.clone());
+            }
+            drop(state);
+            self.work.notify_all();
+            self.progress.wait_for(&mut background, Duration::from_millis(100));
+        }
+    }
+
+    pub(super) fn compact_range(
+        &self,
+        core: &Arc<KeyspaceCore>,
+        first: Option<&[u8]>,
+        last: Option<&[u8]>,
+    ) -> Result<()> {
+        core.check_live()?;
+        self.flush()?;
+        for level in 0..LEVELS - 1 {
+            // The deepest level that holds anything is the bottom: nothing moves below it, but for
+            // level 0, which is not sorted as a whole.
+            while level == 0 || self.has_deeper(core.id, level) {
+                let pick = |tree: &Tree, busy: &HashSet<SegmentId>| {
+                    self.strategy.pick_range(tree, level, first, last, busy)
+                };
+                if !self.run_when_free(core.id, &pick)? {
+                    break;
+                }
+            }
+        }
+        self.clean_in_place(core.id, first, last)
+    }
+
+    /// Rewrites the segments below level 0 that carry tombstones or old versions: they moved to the
+    /// bottom while a snapshot needed those, and nothing will come down on them by itself.
+    fn clean_in_place(
+        &self,
+        keyspace: KeyspaceId,
+        first: Option<&[u8]>,
+        last: Option<&[u8]>,
+    ) -> Result<()> {
+        let in_range = |s: &Arc<Segment>| {
+            first.is_none_or(|first| *first <= s.meta.last_key[..])
+                && last.is_none_or(|last| s.meta.first_key[..] <= *last)
+        };
+        let stale = |s: &Arc<Segment>| {
+            s.meta.tombstones > 0 || s.meta.entries > s.reader().properties().distinct_keys
+        };
+        let state = self.state.load_full();
+        let Some(tree) = state.version.trees.get(&keyspace) else { return Ok(()) };
+        let segments = tree.segments().filter(|s| s.meta.level > 0 && in_range(s) && stale(s));
+        let ids: Vec<SegmentId> = segments.map(|s| s.meta.id).collect();
+        for id in ids {
+            // Looked up anew: it may have gone, or moved to another level, since.
+            let pick = |tree: &Tree, busy: &HashSet<SegmentId>| {
+                let segment = tree.segments().find(|s| s.meta.id == id)?;
+                (segment.meta.level > 0 && !busy.contains(&id)).then(|| Job {
+                    keyspace,
+                    inputs: vec![vec![Arc::clone(segment)]],
+                    output_level: segment.meta.level,
+                    trivial_move: false,
+                })
+            };
+            self.run_when_free(keyspace, &pick)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the job that `pick` gives, once no other job has any of its segments. `false` if it
+    /// gives none.
+    fn run_when_free(
+        &self,
+        keyspace: KeyspaceId,
+        pick: &dyn Fn(&Tree, &HashSet<SegmentId>) -> Option<Job>,
+    ) -> Result<bool> {
+        loop {
+            self.check_writable()?;
+            let mut background = self.background.lock();
+            if background.stopping {
+                return Err(Error::Closed);
+            }
+            let state = self.state.load();
+            let Some(tree) = state.version.trees.get(&keyspace) else { return Ok(false) };
+            let Some(wanted) = pick(tree, &HashSet::new()) else { return Ok(false) };
+            let quarantined = self.quarantined.lock();
+            if let Some(error) = wanted.segments().find_map(|s| quarantined.get(&s.meta.id)) {
+                return Err(error.clone());
+            }
+            drop(quarantined);
+            if let Some(job) = pick(tree, &background.busy) {
+                background.busy.extend(job.segments().map(|s| s.meta.id));
+                background.compacting += 1;
+                drop(state);
+                drop(background);
+                self.run_claimed(&job)?;
+                return Ok(true);
+            }
+            drop(state);
+            self.progress.wait_for(&mut background, Duration::from_millis(100));
+        }
+    }
+
+    fn has_deeper(&self, id: KeyspaceId, level: usize) -> bool {
+        let state = self.state.load();
+        let tree = state.version.trees.get(&id);
+        tree.is_some_and(|t| t.levels.iter().skip(level + 1).any(|runs| !runs.is_empty()))
+    }
+
+    pub(super) fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<SegmentReport>> {
+        self.check_open()?;
+        {
+            // No edit is appended while the manifest is read.
+            let _committer = self.committer.lock();
+            let (_, notices) = Manifest::inspect(&self.home.env, &self.home.dir)?;
+            for notice in notices {
+                tracing::warn!(%notice, "found in the manifest");
+            }
+        }
+        let state = self.state.load_full();
+        let all: Vec<_> =
+            state.version.trees.values().flat_map(|t| t.segments().cloned()).collect();
+        let total: u64 = all.iter().map(|s| s.meta.file_len).sum();
+        let names = self.keyspaces.lock().clone();
+        let name = |id| names.values().find(|c| c.id == id).map_or("", |c| &c.name).to_owned();
+        let mut reports = Vec::with_capacity(all.len());
+        let mut done = 0;
+        for segment in all {
+            let mut inside = |at: u64, _| progress(done + at, total);
+            let report = segment.reader().verify_with(&mut inside)?;
+            done += segment.meta.file_len;
+            progress(done, total);
+            let (file, keyspace) = (segment.path(), name(segment.meta.keyspace));
+            reports.push(SegmentReport { file, keyspace, report });
+        }
+        Ok(reports)
+    }
+}

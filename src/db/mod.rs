@@ -1,0 +1,466 @@
+//! The database: open, recovery, writes, reads, background work, close.
+//!
+//! ```text
+//! Db, Keyspace ── Handle ──┐  the last one dropped stops the threads
+//! Snapshot, RangeIter ─────┴─ Inner: directory lock, writer, committer, published read state
+//! ```
+//!
+//! Three locks order all changes, and are taken in this order: the *writer* (log and active
+//! memtable: one commit group at a time), the *committer* (manifest and live segments: one edit at a
+//! time), the *state* (what readers see is replaced). Readers take none of them: they load the
+//! published [`ReadState`].
+//!
+//! Invariants: a write is in the log before it is in the memtable, and in the memtable before its
+//! sequence number is published; a memtable leaves the read state in the same step in which its
+//! segments enter it; memtables are flushed oldest first. Everything public is `Send + Sync`.
+
+mod background;
+mod batch;
+mod commit;
+mod keyspace;
+mod keyspace_core;
+mod maintenance;
+mod open;
+mod options;
+mod read;
+mod snapshot;
+mod stats;
+
+pub use batch::{MAX_BATCH_BYTES, WriteBatch};
+pub use keyspace::{DEFAULT_KEYSPACE, Keyspace, MAX_KEYSPACE_NAME};
+pub use maintenance::SegmentReport;
+pub use options::{Background, Builder, Durability, IterOptions};
+pub use snapshot::Snapshot;
+pub use stats::{KeyspaceStats, LevelStats, Stats};
+
+use crate::compaction::Strategy;
+use crate::error::{Error, Result};
+use crate::memtable::Memtable;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Arc, ArcSwap, Condvar, Mutex};
+use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
+use crate::version::{LiveSegments, Manifest, ManifestState, SegmentHome, Version};
+use crate::vfs::VfsLock;
+use background::BackgroundState;
+use commit::{CommitQueue, SyncState, Writer};
+use keyspace_core::KeyspaceCore;
+use options::Options;
+use read::{ReadFrom, forward_reads};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeBounds;
+use std::path::Path;
+use std::thread::JoinHandle;
+
+/// An open database. Cheap to clone, `Send + Sync`: clone it into every thread.
+///
+/// The methods that name no keyspace use the one called [`DEFAULT_KEYSPACE`]. Dropping the last
+/// handle (of the database or of a keyspace) stops the background threads and keeps everything
+/// acknowledged; what is only in memtables is replayed from the log at the next open.
+#[derive(Clone, Debug)]
+pub struct Db {
+    default: Keyspace,
+}
+
+/// What the handles share. Dropping it stops the threads.
+pub(crate) struct Handle {
+    inner: Arc<Inner>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Handle {
+    fn stop(&self) {
+        self.inner.background.lock().stopping = true;
+        self.inner.work.notify_all();
+        self.inner.progress.notify_all();
+        for thread in self.threads.lock().drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a background thread panicked");
+            }
+        }
+    }
+}
+
+/// A memtable, and what must be known to let go of its log.
+pub(crate) struct MemSlot {
+    table: Arc<dyn Memtable>,
+    /// The oldest log that has entries of this memtable or a newer one.
+    first_log: LogId,
+    /// Its newest entry; set when it is frozen.
+    last_seqno: AtomicU64,
+}
+
+impl MemSlot {
+    fn new(first_log: LogId) -> Arc<Self> {
+        let table = Arc::new(crate::memtable::SkipMemtable::default());
+        Arc::new(MemSlot { table, first_log, last_seqno: AtomicU64::new(0) })
+    }
+}
+
+/// What readers see. Immutable; replaced as a whole.
+pub(crate) struct ReadState {
+    /// The memtable that takes writes.
+    active: Arc<MemSlot>,
+    /// Those that wait to be flushed, newest first.
+    frozen: Vec<Arc<MemSlot>>,
+    version: Arc<Version>,
+}
+
+impl ReadState {
+    /// All memtables, newest first.
+    fn memtables(&self) -> impl Iterator<Item = &Arc<MemSlot>> {
+        std::iter::once(&self.active).chain(&self.frozen)
+    }
+}
+
+/// The manifest and what it names.
+struct Committer {
+    manifest: Manifest,
+    state: ManifestState,
+    live: LiveSegments,
+}
+
+/// Numbers that are never used twice.
+#[derive(Debug, Default)]
+struct Ids {
+    segment: AtomicU64,
+    log: AtomicU64,
+    run: AtomicU64,
+}
+
+impl Ids {
+    fn next_segment(&self) -> SegmentId {
+        SegmentId(self.segment.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// The database itself. Lives until the last handle, snapshot and iterator is gone.
+pub(crate) struct Inner {
+    options: Options,
+    home: SegmentHome,
+    strategy: Box<dyn Strategy>,
+    /// Tells the databases of one process apart.
+    database: u64,
+    /// Binds logs to this database.
+    log_salt: u64,
+    ids: Ids,
+    queue: CommitQueue,
+    writer: Mutex<Writer>,
+    sync: Mutex<SyncState>,
+    synced: Condvar,
+    committer: Mutex<Committer>,
+    /// Held while `state` is replaced.
+    state_change: Mutex<()>,
+    state: ArcSwap<ReadState>,
+    /// The newest sequence number that readers see.
+    visible: AtomicU64,
+    snapshots: Mutex<BTreeMap<SeqNo, usize>>,
+    keyspaces: Mutex<HashMap<String, Arc<KeyspaceCore>>>,
+    background: Mutex<BackgroundState>,
+    /// Segments that a job found damaged, and the damage: never picked again. A lock of its own,
+    /// under which no other is taken.
+    quarantined: Mutex<HashMap<SegmentId, Error>>,
+    /// Something to do for the background threads.
+    work: Condvar,
+    /// A piece of background work ended.
+    progress: Condvar,
+    /// How far compaction is behind, 0 to 1000: see `background`.
+    pressure: AtomicU32,
+    /// Whether every write buffer but the active one waits to be flushed.
+    last_buffer: AtomicBool,
+    closed: AtomicBool,
+    /// Why writes are refused, once they are.
+    poisoned: Mutex<Option<String>>,
+    is_poisoned: AtomicBool,
+    counters: stats::Counters,
+    /// What opening found and could deal with.
+    recovery_notices: Vec<String>,
+    /// Keeps other processes out. Last, so that it is released last.
+    _lock: Box<dyn VfsLock>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("dir", &self.inner.home.dir).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// Refuses writes from now on.
+    fn poison(&self, error: &Error) {
+        let mut reason = self.poisoned.lock();
+        if reason.is_none() {
+            tracing::error!(%error, "writes are refused from now on");
+            *reason = Some(error.to_string());
+        }
+        self.is_poisoned.store(true, Ordering::Release);
+    }
+
+    /// Whether writes are taken.
+    fn check_writable(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        if self.is_poisoned.load(Ordering::Acquire) {
+            let reason = self.poisoned.lock().clone().unwrap_or_default();
+            return Err(Error::Poisoned { reason });
+        }
+        Ok(())
+    }
+
+    /// Replaces what readers see.
+    fn change_state(&self, change: impl FnOnce(&ReadState) -> ReadState) {
+        let _held = self.state_change.lock();
+        let next = change(&self.state.load());
+        self.state.store(Arc::new(next));
+        self.update_pressure();
+    }
+
+    fn register_snapshot(&self) -> SeqNo {
+        // Jobs read the list and the published number under the same lock: none can miss this one
+        // and yet count on a newer number.
+        let mut snapshots = self.snapshots.lock();
+        let seqno = SeqNo(self.visible.load(Ordering::Acquire));
+        *snapshots.entry(seqno).or_insert(0) += 1;
+        seqno
+    }
+
+    fn release_snapshot(&self, seqno: SeqNo) {
+        let mut snapshots = self.snapshots.lock();
+        if let Some(count) = snapshots.get_mut(&seqno) {
+            *count -= 1;
+            if *count == 0 {
+                snapshots.remove(&seqno);
+            }
+        }
+    }
+
+    /// The snapshots, rising, and last the published number.
+    fn boundaries(&self) -> Vec<SeqNo> {
+        let snapshots = self.snapshots.lock();
+        let visible = SeqNo(self.visible.load(Ordering::Acquire));
+        let mut boundaries: Vec<SeqNo> = snapshots.keys().copied().collect();
+        if boundaries.last() != Some(&visible) {
+            boundaries.push(visible);
+        }
+        boundaries
+    }
+}
+
+impl Db {
+    /// Opens the database in a directory with default options, creating it if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// See [`Builder::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Db> {
+        Self::builder(path).open()
+    }
+
+    /// Options for opening the database in a directory.
+    pub fn builder(path: impl AsRef<Path>) -> Builder {
+        Builder::new(path.as_ref())
+    }
+
+    fn inner(&self) -> &Arc<Inner> {
+        &self.default.handle.inner
+    }
+
+    /// Sets a key. See [`Keyspace::put`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Keyspace::put`].
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.default.put(key, value)
+    }
+
+    /// Removes a key. See [`Keyspace::delete`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Keyspace::put`].
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.default.delete(key)
+    }
+
+    /// Removes every key of the default keyspace. See [`Keyspace::clear`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Keyspace::clear`].
+    pub fn clear(&self) -> Result<()> {
+        self.default.clear()
+    }
+
+    /// About how many bytes a range takes on disk. See [`Keyspace::approximate_size`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Keyspace::approximate_size`].
+    pub fn approximate_size<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<u64> {
+        self.default.approximate_size(range)
+    }
+
+    /// Compacts a range of the default keyspace. See [`Keyspace::compact_range`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Keyspace::compact_range`].
+    pub fn compact_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<()> {
+        self.default.compact_range(range)
+    }
+
+    /// Applies a batch, all or nothing, with the database's durability. An empty one does nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Keyspace::put`], [`Error::BatchTooLarge`], and [`Error::WrongDatabase`] if a
+    /// keyspace of another database was used. After any of them nothing of the batch was written,
+    /// but for a failed `fsync`: see [`Keyspace::put`].
+    pub fn write(&self, batch: WriteBatch) -> Result<()> {
+        let inner = self.inner();
+        inner.write(batch, inner.options.durability)
+    }
+
+    /// Applies a batch with a durability of its own.
+    ///
+    /// # Errors
+    ///
+    /// As for [`write`](Self::write).
+    pub fn write_with(&self, batch: WriteBatch, durability: Durability) -> Result<()> {
+        self.inner().write(batch, durability)
+    }
+
+    /// A consistent view of all keyspaces as of now. Costs a lock and no I/O.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self)
+    }
+
+    /// The keyspace of this name, created if it is missing. Creating one syncs the log and adds an
+    /// edit to the manifest: it is durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidKeyspaceName`] if the name is empty or longer than [`MAX_KEYSPACE_NAME`]
+    /// bytes; those of [`Keyspace::put`].
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        let core = self.inner().open_keyspace(name)?;
+        Ok(Keyspace { handle: Arc::clone(&self.default.handle), core })
+    }
+
+    /// The names of all keyspaces, in order.
+    #[must_use]
+    pub fn keyspaces(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.inner().keyspaces.lock().keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    /// Drops a keyspace with everything in it; handles to it give [`Error::KeyspaceDropped`] from
+    /// then on. Its files go when the last reader lets go of them. Durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeyspaceNotFound`]; [`Error::InvalidKeyspaceName`] for the default one, which
+    /// cannot be dropped; those of [`Keyspace::put`].
+    pub fn drop_keyspace(&self, name: &str) -> Result<()> {
+        self.inner().drop_keyspace(name)
+    }
+
+    /// Makes every write acknowledged so far durable. Costs one `fsync`, shared with concurrent
+    /// callers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the `fsync` failed: writes are then refused with [`Error::Poisoned`], reads
+    /// go on, and opening again recovers.
+    pub fn sync(&self) -> Result<()> {
+        let inner = self.inner();
+        inner.check_writable()?;
+        inner.sync_all()
+    }
+
+    /// Writes the memtables out into segments and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Keyspace::put`].
+    pub fn flush(&self) -> Result<()> {
+        self.inner().flush()
+    }
+
+    /// Waits until no flush or compaction is due. With [`Background::Manual`] it does the work
+    /// itself. Does not flush the active memtable.
+    ///
+    /// # Errors
+    ///
+    /// The error of a flush or compaction that failed.
+    pub fn wait_idle(&self) -> Result<()> {
+        self.inner().wait_idle()
+    }
+
+    /// Does one piece of background work, if any is due, on the caller's thread: one flush, or else
+    /// one compaction. `false`: nothing was due. For [`Background::Manual`].
+    ///
+    /// # Errors
+    ///
+    /// The error of the flush or compaction. What it was to replace is still there.
+    pub fn step(&self) -> Result<bool> {
+        self.inner().step()
+    }
+
+    /// Sizes, shapes and counts, as of now. Costs a walk over the list of segments.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.inner().stats()
+    }
+
+    /// Reads every byte of the manifest and of every live segment and checks it. `progress` is called with the bytes
+    /// done and the bytes in all. Damage is reported, not returned as an error; reads and writes go
+    /// on meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corruption`] if the manifest is damaged beyond what its second copies mend;
+    /// [`Error::Io`] if a file cannot be read at all.
+    pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<SegmentReport>> {
+        self.inner().verify(progress)
+    }
+
+    /// Closes the database: syncs the log, stops the threads, refuses every further call on any
+    /// handle with [`Error::Closed`]. The directory is unlocked when the last handle, snapshot and
+    /// iterator is gone. Dropping all handles does the same, but for the sync.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the sync failed; the database is closed all the same.
+    pub fn close(self) -> Result<()> {
+        let inner = self.inner();
+        let synced = inner.check_writable().and_then(|()| inner.close_log());
+        inner.closed.store(true, Ordering::Release);
+        self.default.handle.stop();
+        synced
+    }
+
+    fn read_from(&self) -> ReadFrom<'_> {
+        self.default.read_from()
+    }
+
+    forward_reads!();
+}
+
+/// The id of the keyspace that every database has.
+const DEFAULT_ID: KeyspaceId = KeyspaceId(0);
+
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+mod found_tests;

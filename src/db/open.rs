@@ -1,0 +1,393 @@
+//! Opening: create or recover, then start the threads.
+//!
+//! A new database is written (manifest, first log) and then recovered like any other, so that there
+//! is one way for a database to come into being. A crash during recovery is just another crash:
+//! nothing is removed before all that is needed was read, and what is removed was not needed.
+
+use super::background::BackgroundState;
+use super::commit::{CommitQueue, SyncState, Writer};
+use super::keyspace::{DEFAULT_KEYSPACE, Keyspace};
+use super::options::{Background, Options};
+use super::{Committer, DEFAULT_ID, Db, Handle, Ids, Inner, MemSlot, ReadState};
+use crate::cache::{FilePool, SharedCache};
+use crate::checksum::uuid_salt;
+use crate::compaction::Leveled;
+use crate::error::{Error, Result};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Arc, ArcSwap, Condvar, Mutex};
+use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
+use crate::version::{
+    Change, Edit, LiveSegments, MANIFEST_NAME, MANIFEST_NEW_NAME, Manifest, ManifestState, RunNo,
+    Segment, SegmentHome, Version, parse_segment_file_name, remove_leftovers,
+};
+use crate::vfs::{Env, OpenMode, VfsLock};
+use crate::wal::{
+    LOG_HEADER_LEN, LogWriter, Recovery, log_file_name, parse_log_file_name, remove_logs, replay,
+};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+const LOCK_NAME: &str = "LOCK";
+
+/// A recovered memtable is flushed rather than filled on once it stands for so many logs.
+const MAX_REPLAYED_LOGS: usize = 8;
+
+impl Db {
+    pub(super) fn open_with(dir: &Path, options: Options) -> Result<Db> {
+        let lock = lock_directory(dir, &options)?;
+        let (inner, background) = recover(dir, options, lock)?;
+        let inner = Arc::new(inner);
+        let handle =
+            Arc::new(Handle { inner: Arc::clone(&inner), threads: Mutex::new(Vec::new()) });
+        if let Background::Threads(compactions) = background {
+            *handle.threads.lock() = inner.start_threads(compactions)?;
+        }
+        let core = inner.open_keyspace(DEFAULT_KEYSPACE)?;
+        Ok(Db { default: Keyspace { handle, core } })
+    }
+}
+
+/// Checks that the directory is a database, or may become one, and locks it.
+fn lock_directory(dir: &Path, options: &Options) -> Result<Box<dyn VfsLock>> {
+    let vfs = &options.env.vfs;
+    let not_a_database =
+        |why: &str| Error::NotADatabase { path: dir.to_path_buf(), why: why.to_owned() };
+    let exists = vfs.exists(dir).map_err(|e| Error::io("look for", dir, e))?;
+    if !exists {
+        if !options.create_if_missing {
+            return Err(not_a_database("there is no such directory"));
+        }
+        create_dirs(&options.env, dir)?;
+    }
+    let names = vfs.read_dir(dir).map_err(|e| Error::io("list", dir, e))?;
+    if !names.iter().any(|name| name == MANIFEST_NAME) {
+        if !options.create_if_missing {
+            return Err(not_a_database("it has no MANIFEST"));
+        }
+        // A creation that was interrupted leaves a lock, the first log with nothing in it and
+        // perhaps an unfinished manifest. Anything else is not ours to overwrite.
+        for name in &names {
+            let path = dir.join(name);
+            let is_log = parse_log_file_name(name).is_some();
+            if parse_segment_file_name(name).is_some()
+                || is_log && file_len(&options.env, &path)? > LOG_HEADER_LEN
+            {
+                return Err(not_a_database("its MANIFEST is missing, but its data is there"));
+            }
+            if !is_log && name != LOCK_NAME && name != MANIFEST_NEW_NAME {
+                return Err(not_a_database("it is not empty, and not a database"));
+            }
+        }
+    }
+    let path = dir.join(LOCK_NAME);
+    let lock = vfs.lock(&path).map_err(|e| Error::io("lock", &path, e))?;
+    lock.ok_or_else(|| Error::Locked { path: dir.to_path_buf() })
+}
+
+/// Creates a directory and the missing ones above it, durably but for the last entry, which
+/// `create` syncs.
+fn create_dirs(env: &Env, dir: &Path) -> Result<()> {
+    let mut missing = Vec::new();
+    for ancestor in dir.ancestors().skip(1).filter(|a| !a.as_os_str().is_empty()) {
+        if env.vfs.exists(ancestor).map_err(|e| Error::io("look for", ancestor, e))? {
+            break;
+        }
+        missing.push(ancestor);
+    }
+    env.vfs.create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    for parent in missing.iter().filter_map(|created| created.parent()) {
+        env.vfs.sync_dir(parent).map_err(|e| Error::io("sync", parent, e))?;
+    }
+    Ok(())
+}
+
+fn file_len(env: &Env, path: &Path) -> Result<u64> {
+    let file = env.vfs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
+    file.len().map_err(|e| Error::io("read", path, e))
+}
+
+/// Takes back clears that are newer than the end of the logs, after a point-in-time recovery: the
+/// numbers that they hide will be given out again.
+fn undo_clears(
+    last_seqno: SeqNo,
+    manifest: &mut Manifest,
+    state: &mut ManifestState,
+) -> Result<Vec<String>> {
+    let mut changes = Vec::new();
+    let mut notices = Vec::new();
+    for (id, keyspace) in &state.keyspaces {
+        let Some(newest) = keyspace.clears.last().filter(|clear| **clear > last_seqno) else {
+            continue;
+        };
+        changes.push(Change::ForgetClears { id: *id, seqno: *newest });
+        let before = keyspace.clears.iter().filter(|clear| **clear <= last_seqno);
+        changes.extend(before.map(|seqno| Change::Clear { id: *id, seqno: *seqno }));
+        let name = &keyspace.name;
+        notices.push(format!("undid a clear of keyspace {name:?}: it lies past the damage"));
+    }
+    if !changes.is_empty() {
+        manifest.commit(state, &Edit { changes })?;
+    }
+    Ok(notices)
+}
+
+/// Writes the files of an empty database. The manifest comes last: with it, the database exists.
+fn create(env: &Env, dir: &Path) -> Result<()> {
+    remove_leftovers(env, dir, |name| {
+        parse_log_file_name(name).is_some() || name == MANIFEST_NEW_NAME
+    })?;
+    let first = LogId(1);
+    let uuid = env.uuid();
+    LogWriter::create(env, dir, uuid_salt(&uuid), first, None, SeqNo::ZERO)?;
+    let changes = vec![
+        Change::CreateKeyspace { id: DEFAULT_ID, name: DEFAULT_KEYSPACE.to_owned() },
+        Change::LogFloor(first),
+        Change::Next {
+            segment: SegmentId(1),
+            log: LogId(2),
+            keyspace: KeyspaceId(1),
+            run: RunNo(1),
+        },
+    ];
+    // A database whose directory can vanish must not begin to exist.
+    if let Some(parent) = dir.parent() {
+        env.vfs.sync_dir(parent).map_err(|e| Error::io("sync", parent, e))?;
+    }
+    Manifest::create(env, dir, uuid, env.entropy.next_u64(), &Edit { changes })?;
+    Ok(())
+}
+
+/// What replaying the logs gave.
+struct Recovered {
+    active: Arc<MemSlot>,
+    frozen: Vec<Arc<MemSlot>>,
+    last_seqno: SeqNo,
+    log: LogWriter,
+    notices: Vec<String>,
+}
+
+/// Replays the logs into memtables and begins a new log.
+fn recover_logs(
+    env: &Env,
+    dir: &Path,
+    options: &Options,
+    state: &ManifestState,
+) -> Result<Recovered> {
+    let log_salt = uuid_salt(&state.uuid);
+    let mut active = MemSlot::new(state.log_floor);
+    let mut frozen: Vec<Arc<MemSlot>> = Vec::new();
+    let mut current = state.log_floor;
+    let mut logs_in_active = 1;
+    let replayed =
+        replay(env, dir, log_salt, state.log_floor, options.recovery, &mut |log, seqno, op| {
+            if log != current {
+                // Only between logs: a batch must not be flushed in part.
+                current = log;
+                logs_in_active += 1;
+                let full = active.table.allocated_bytes() >= options.write_buffer_bytes;
+                if full || logs_in_active > MAX_REPLAYED_LOGS {
+                    active.last_seqno.store(seqno.0 - 1, Ordering::Release);
+                    frozen.insert(0, std::mem::replace(&mut active, MemSlot::new(log)));
+                    logs_in_active = 1;
+                }
+            }
+            if seqno <= state.flushed {
+                return Ok(());
+            }
+            if state.keyspaces.contains_key(&op.keyspace) {
+                active.table.insert(op.keyspace, op.key, seqno, op.kind, op.value);
+            } else if op.keyspace >= state.next_keyspace {
+                let path = dir.join(log_file_name(log));
+                let what = format!("it writes to keyspace {}, which never was", op.keyspace);
+                return Err(Error::corruption(&path, 0, what));
+            }
+            // What was written to a keyspace that was dropped since is gone with it.
+            Ok(())
+        })?;
+    let mut notices = Vec::new();
+    if let Some(torn) = &replayed.torn {
+        notices.push(format!(
+            "{} ends at byte {} in a torn tail, as after a crash; {} bytes behind it are left",
+            log_file_name(torn.log),
+            torn.offset,
+            torn.bytes
+        ));
+    }
+    if let Some(damage) = &replayed.damage {
+        notices.push(format!("replay ended at damage: {damage}"));
+    }
+    if replayed.last_log.is_none() {
+        let path = dir.join(log_file_name(state.log_floor));
+        return Err(Error::corruption(&path, 0, "the manifest needs this log, and it is missing"));
+    }
+    if replayed.base > state.flushed {
+        let path = dir.join(log_file_name(state.log_floor));
+        return Err(Error::corruption(&path, 0, "operations before this log are nowhere"));
+    }
+    if replayed.last_seqno < state.flushed {
+        let path = dir.join(log_file_name(state.log_floor));
+        return Err(Error::corruption(&path, 0, "the logs end before what was flushed from them"));
+    }
+    // The log is synced before a clear is recorded, so if it ends in front of one, damage took its
+    // end, although that looked like a torn tail.
+    let newest_clear = state.keyspaces.values().filter_map(|k| k.clears.last()).max();
+    if options.recovery != Recovery::PointInTime
+        && newest_clear.is_some_and(|clear| *clear > replayed.last_seqno)
+    {
+        let (log, end) = replayed.last_log.unwrap_or((state.log_floor, 0));
+        let what = "the log ends before a clear that the manifest has: its end was damaged";
+        return Err(Error::corruption(&dir.join(log_file_name(log)), end, what));
+    }
+    remove_logs(env, dir, &replayed.discarded)?;
+    for log in &replayed.discarded {
+        let name = log_file_name(*log);
+        notices.push(format!("removed {name}: what it holds, if anything, comes after a gap"));
+    }
+    // What will be shown to users from now on must survive as long as what they write next.
+    for log in &replayed.logs {
+        let path = dir.join(log_file_name(*log));
+        let file =
+            env.vfs.open(&path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &path, e))?;
+        file.sync_data().map_err(|e| Error::io("sync", &path, e))?;
+    }
+    let last_seqno = replayed.last_seqno;
+    let newest = replayed.logs.iter().copied().max().unwrap_or(state.log_floor);
+    let id = LogId(newest.0.saturating_add(1)).max(state.next_log);
+    let log = LogWriter::create(env, dir, log_salt, id, replayed.last_log, last_seqno)?;
+    if active.table.entries() == 0 {
+        active = MemSlot::new(id);
+    } else if logs_in_active >= MAX_REPLAYED_LOGS {
+        active.last_seqno.store(last_seqno.0, Ordering::Release);
+        frozen.insert(0, std::mem::replace(&mut active, MemSlot::new(id)));
+    }
+    Ok(Recovered { active, frozen, last_seqno, log, notices })
+}
+
+fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inner, Background)> {
+    let env = options.env.clone();
+    let span = tracing::info_span!("open", dir = %dir.display());
+    let _entered = span.enter();
+    let manifest_path = dir.join(MANIFEST_NAME);
+    if !env.vfs.exists(&manifest_path).map_err(|e| Error::io("look for", &manifest_path, e))? {
+        create(&env, dir)?;
+    }
+    let (mut manifest, mut state, mut notices) = Manifest::open(&env, dir)?;
+    if state.keyspaces.get(&DEFAULT_ID).is_none_or(|k| k.name != DEFAULT_KEYSPACE) {
+        return Err(Error::corruption(&manifest_path, 0, "the default keyspace is missing"));
+    }
+    let home = SegmentHome {
+        env: env.clone(),
+        dir: dir.to_path_buf(),
+        cache: Arc::new(SharedCache::new(options.cache_bytes)),
+        files: Arc::new(FilePool::new(Arc::clone(&env.vfs), options.max_open_files)),
+    };
+    let mut live = LiveSegments::new();
+    for meta in state.segments.values() {
+        live.insert(meta.id, Segment::open(&home, meta.clone())?);
+    }
+    let recovered = recover_logs(&env, dir, &options, &state)?;
+    notices.extend(recovered.notices);
+    let last_seqno = recovered.last_seqno;
+    notices.extend(undo_clears(last_seqno, &mut manifest, &mut state)?);
+    for notice in &notices {
+        tracing::warn!(%notice, "found at open");
+    }
+    // Everything needed was read: what the manifest does not name can go.
+    remove_leftovers(&env, dir, |name| {
+        name == MANIFEST_NEW_NAME
+            || parse_segment_file_name(name).is_some_and(|id| !state.segments.contains_key(&id))
+            || parse_log_file_name(name).is_some_and(|id| id < state.log_floor)
+    })?;
+
+    static DATABASES: AtomicU64 = AtomicU64::new(1);
+    let database = DATABASES.fetch_add(1, Ordering::Relaxed);
+    let keyspaces: HashMap<_, _> = state
+        .keyspaces
+        .iter()
+        .map(|(id, keyspace)| {
+            let name = &keyspace.name;
+            (name.clone(), Inner::keyspace_core(database, state.hash_seed, *id, name))
+        })
+        .collect();
+    let version = Arc::new(Version::build(&state, &live));
+    let ids = Ids {
+        segment: AtomicU64::new(state.next_segment.0),
+        log: AtomicU64::new(recovered.log.id().0.saturating_add(1)),
+        run: AtomicU64::new(state.next_run.0),
+    };
+    let position = (recovered.log.id(), recovered.log.end());
+    let strategy =
+        Leveled { level0_runs: options.level0_runs, level1_bytes: options.level1_bytes, ratio: 10 };
+    let background = options.background;
+    let inner = Inner {
+        home,
+        strategy: Box::new(strategy),
+        database,
+        log_salt: uuid_salt(&state.uuid),
+        ids,
+        queue: CommitQueue::default(),
+        sync: Mutex::new(SyncState {
+            older: Vec::new(),
+            current: recovered.log.file(),
+            appended: position,
+            durable: (position.0, 0),
+            syncing: false,
+        }),
+        writer: Mutex::new(Writer { log: recovered.log, active: Arc::clone(&recovered.active) }),
+        synced: Condvar::new(),
+        committer: Mutex::new(Committer { manifest, state, live }),
+        state_change: Mutex::new(()),
+        state: ArcSwap::from_pointee(ReadState {
+            active: recovered.active,
+            frozen: recovered.frozen,
+            version,
+        }),
+        visible: AtomicU64::new(last_seqno.0),
+        snapshots: Mutex::new(BTreeMap::new()),
+        keyspaces: Mutex::new(keyspaces),
+        background: Mutex::new(BackgroundState::default()),
+        quarantined: Mutex::new(HashMap::new()),
+        work: Condvar::new(),
+        progress: Condvar::new(),
+        pressure: AtomicU32::new(0),
+        last_buffer: AtomicBool::new(false),
+        closed: AtomicBool::new(false),
+        poisoned: Mutex::new(None),
+        is_poisoned: AtomicBool::new(false),
+        counters: super::stats::Counters::default(),
+        recovery_notices: notices,
+        options,
+        _lock: lock,
+    };
+    inner.settle_floor()?;
+    inner.update_pressure();
+    Ok((inner, background))
+}
+
+impl Inner {
+    /// After recovery: if no memtable needs the replayed logs, says so and removes them.
+    fn settle_floor(&self) -> Result<()> {
+        let state = self.state.load_full();
+        let oldest = state.frozen.last().unwrap_or(&state.active).first_log;
+        {
+            let mut committer = self.committer.lock();
+            if oldest <= committer.state.log_floor {
+                return Ok(());
+            }
+            let flushed = SeqNo(self.visible.load(Ordering::Acquire));
+            let flushed = if state.memtables().all(|s| s.table.entries() == 0) {
+                flushed
+            } else {
+                SeqNo::ZERO
+            };
+            let changes = vec![
+                Change::LogFloor(oldest),
+                Change::Flushed(flushed.max(committer.state.flushed)),
+                self.next_ids(committer.state.next_keyspace),
+            ];
+            self.commit_edit(&mut committer, Edit { changes })?;
+        }
+        self.remove_old_logs();
+        Ok(())
+    }
+}

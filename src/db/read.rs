@@ -1,0 +1,266 @@
+//! The read path: memtables, then sorted runs, newest first.
+//!
+//! A read loads the read state first and the published sequence number second. What it then holds
+//! cannot change under it: state objects are immutable and keep their memtables and files alive, so
+//! readers never wait for writers, flushes or compactions.
+
+use super::keyspace_core::KeyspaceCore;
+use super::options::IterOptions;
+use super::{Inner, ReadState};
+use crate::cursor::Cursor;
+use crate::error::{Error, Result};
+use crate::hash::key_hash;
+use crate::iter::{CursorSource, RangeIter, View, owned_bounds};
+use crate::segment::CursorOptions;
+use crate::slice::{Key, Value};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+use crate::types::{Kind, MAX_KEY_LEN, SeqNo};
+use crate::version::{RunCursor, Tree};
+use bytes::Bytes;
+use std::ops::{Bound, RangeBounds};
+
+/// One keyspace of one database, now or at a snapshot.
+pub(super) struct ReadFrom<'a> {
+    pub(super) inner: &'a Arc<Inner>,
+    pub(super) core: &'a Arc<KeyspaceCore>,
+    pub(super) snapshot: Option<SeqNo>,
+}
+
+impl ReadFrom<'_> {
+    fn check(&self) -> Result<()> {
+        self.core.check_live()?;
+        // A snapshot may outlive every handle, but not a close.
+        if self.inner.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        Ok(())
+    }
+
+    /// The state first, then the number: see the module's text.
+    fn view(&self, tree: &Tree) -> View {
+        let visible = || SeqNo(self.inner.visible.load(Ordering::Acquire));
+        let snapshot = self.snapshot.unwrap_or_else(visible);
+        View { snapshot, floor: tree.floor(snapshot) }
+    }
+
+    fn tree<'s>(&self, state: &'s ReadState) -> Result<&'s Arc<Tree>> {
+        let tree = state.version.trees.get(&self.core.id);
+        tree.ok_or_else(|| Error::KeyspaceDropped { name: self.core.name.clone() })
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+        self.check()?;
+        let state = self.inner.state.load();
+        let tree = self.tree(&state)?;
+        get_in(&state, tree, self.core, self.view(tree), key)
+    }
+
+    /// A state and a view of it that belong together for several keys.
+    ///
+    /// A clear is in the state before its number is published. If the state is still the same once
+    /// the number was read, no clear up to that number is missing from it: so none is seen in part.
+    fn stable_view(&self) -> Result<(Arc<ReadState>, View)> {
+        loop {
+            let state = self.inner.state.load_full();
+            let view = self.view(self.tree(&state)?);
+            if Arc::ptr_eq(&state, &self.inner.state.load()) {
+                return Ok((state, view));
+            }
+        }
+    }
+
+    pub(super) fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Value>>> {
+        self.check()?;
+        // One state and one number for all keys: a batch is seen whole or not at all.
+        let (state, view) = self.stable_view()?;
+        let tree = self.tree(&state)?;
+        keys.iter().map(|key| get_in(&state, tree, self.core, view, key.as_ref())).collect()
+    }
+
+    pub(super) fn range(
+        &self,
+        bounds: (Bound<Bytes>, Bound<Bytes>),
+        options: IterOptions,
+    ) -> RangeIter {
+        let outcome = self.check().and_then(|()| {
+            let (state, view) = self.stable_view()?;
+            let tree = Arc::clone(self.tree(&state)?);
+            Ok((Sources { inner: Arc::clone(self.inner), state, tree, options }, view))
+        });
+        match outcome {
+            Ok((sources, view)) => {
+                RangeIter::new(Arc::new(sources), view, bounds, options.keys_only)
+            }
+            Err(error) => {
+                let view = View { snapshot: SeqNo::ZERO, floor: None };
+                RangeIter::new(Arc::new(Failed(error)), view, bounds, options.keys_only)
+            }
+        }
+    }
+}
+
+fn get_in(
+    state: &ReadState,
+    tree: &Tree,
+    core: &KeyspaceCore,
+    view: View,
+    key: &[u8],
+) -> Result<Option<Value>> {
+    if key.len() > MAX_KEY_LEN {
+        // No such key can have been written.
+        return Ok(None);
+    }
+    let visible = |seqno: SeqNo, kind: Kind, value: Bytes| {
+        (kind != Kind::Delete && !view.is_cleared(seqno)).then_some(Value(value))
+    };
+    for slot in state.memtables() {
+        if let Some(found) = slot.table.get(core.id, key, view.snapshot) {
+            return Ok(visible(found.seqno, found.kind, found.value));
+        }
+    }
+    let hash = key_hash(key, core.hash_seed);
+    let found = tree.get(key, hash, view.snapshot)?;
+    Ok(found.and_then(|found| visible(found.seqno, found.kind, found.value)))
+}
+
+/// What an iterator reads from, kept alive as long as it is.
+struct Sources {
+    /// Keeps the directory locked.
+    inner: Arc<Inner>,
+    state: Arc<ReadState>,
+    tree: Arc<Tree>,
+    options: IterOptions,
+}
+
+impl CursorSource for Sources {
+    fn cursors(&self) -> Result<Vec<Box<dyn Cursor>>> {
+        if self.inner.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        let options = CursorOptions { fill_cache: self.options.fill_cache, readahead: false };
+        let memtables =
+            self.state.memtables().map(|slot| Arc::clone(&slot.table).cursor(self.tree.id));
+        let runs = self
+            .tree
+            .runs()
+            .map(|run| Box::new(RunCursor::new(run.segments.clone(), options)) as Box<dyn Cursor>);
+        Ok(memtables.chain(runs).collect())
+    }
+}
+
+/// An iterator that cannot be made gives its error as its only item.
+struct Failed(Error);
+
+impl CursorSource for Failed {
+    fn cursors(&self) -> Result<Vec<Box<dyn Cursor>>> {
+        Err(self.0.clone())
+    }
+}
+
+/// The bounds of all keys that start with `prefix`.
+pub(super) fn prefix_bounds(prefix: &[u8]) -> (Bound<Bytes>, Bound<Bytes>) {
+    let lower = Bound::Included(Bytes::copy_from_slice(prefix));
+    // The smallest key above all of them: the last byte that can be raised is, the rest goes.
+    let upper = match prefix.iter().rposition(|byte| *byte != 0xff) {
+        Some(at) => {
+            let mut above = prefix[..=at].to_vec();
+            above[at] += 1;
+            Bound::Excluded(Bytes::from(above))
+        }
+        None => Bound::Unbounded,
+    };
+    (lower, upper)
+}
+
+pub(super) fn range_bounds<K: AsRef<[u8]>>(
+    range: &impl RangeBounds<K>,
+) -> (Bound<Bytes>, Bound<Bytes>) {
+    owned_bounds(range)
+}
+
+pub(super) type Entry = (Key, Value);
+
+/// The reads that a database, a keyspace and a snapshot offer alike, on top of `read_from`.
+macro_rules! forward_reads {
+    () => {
+        /// The value of a key, or `None` if it is not there. A value from a cached block is
+        /// handed out without a copy. Costs at most one block read for each sorted run whose
+        /// filter passes the key.
+        ///
+        /// # Errors
+        ///
+        /// [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped),
+        /// [`Error::Closed`](crate::Error::Closed),
+        /// [`Error::Corruption`](crate::Error::Corruption) if a block that may hold the key is
+        /// damaged (older data is never given instead), [`Error::Io`](crate::Error::Io).
+        pub fn get(&self, key: impl AsRef<[u8]>) -> $crate::Result<Option<$crate::Value>> {
+            self.read_from().get(key.as_ref())
+        }
+
+        /// Whether a key is there. Costs as for [`get`](Self::get).
+        ///
+        /// # Errors
+        ///
+        /// As for [`get`](Self::get).
+        pub fn contains_key(&self, key: impl AsRef<[u8]>) -> $crate::Result<bool> {
+            Ok(self.get(key)?.is_some())
+        }
+
+        /// The values of several keys, all as of one moment, in the order asked. Costs as for one
+        /// [`get`](Self::get) each.
+        ///
+        /// # Errors
+        ///
+        /// As for [`get`](Self::get).
+        pub fn multi_get<K: AsRef<[u8]>>(
+            &self,
+            keys: &[K],
+        ) -> $crate::Result<Vec<Option<$crate::Value>>> {
+            self.read_from().multi_get(keys)
+        }
+
+        /// The entries of a range of keys, in order, from either end, as of now. A reversed range
+        /// is empty. Errors come as items.
+        pub fn get_range<K: AsRef<[u8]>>(
+            &self,
+            range: impl std::ops::RangeBounds<K>,
+        ) -> $crate::RangeIter {
+            self.range_with(range, $crate::IterOptions::default())
+        }
+
+        /// [`get_range`](Self::get_range) with options.
+        pub fn range_with<K: AsRef<[u8]>>(
+            &self,
+            range: impl std::ops::RangeBounds<K>,
+            options: $crate::IterOptions,
+        ) -> $crate::RangeIter {
+            self.read_from().range($crate::db::read::range_bounds(&range), options)
+        }
+
+        /// The entries whose keys start with `prefix`, in order, from either end.
+        pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> $crate::RangeIter {
+            let bounds = $crate::db::read::prefix_bounds(prefix.as_ref());
+            self.read_from().range(bounds, $crate::IterOptions::default())
+        }
+
+        /// The entry with the smallest key.
+        ///
+        /// # Errors
+        ///
+        /// As for [`get`](Self::get).
+        pub fn first(&self) -> $crate::Result<Option<$crate::db::read::Entry>> {
+            self.get_range::<&[u8]>(..).next().transpose()
+        }
+
+        /// The entry with the largest key.
+        ///
+        /// # Errors
+        ///
+        /// As for [`get`](Self::get).
+        pub fn last(&self) -> $crate::Result<Option<$crate::db::read::Entry>> {
+            self.get_range::<&[u8]>(..).next_back().transpose()
+        }
+    };
+}
+pub(super) use forward_reads;

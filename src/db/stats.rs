@@ -1,0 +1,309 @@
+//! Sizes, shapes and counts of a database.
+
+use super::Inner;
+use crate::error::Error;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use std::fmt;
+use std::time::Duration;
+
+/// Counted since the database was opened.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    operations: AtomicU64,
+    /// Bytes of operations as logged.
+    written_bytes: AtomicU64,
+    pub(super) syncs: AtomicU64,
+    pub(super) flushes: AtomicU64,
+    pub(super) flushed_bytes: AtomicU64,
+    pub(super) compactions: AtomicU64,
+    pub(super) compacted_bytes: AtomicU64,
+    pub(super) moves: AtomicU64,
+    stalls: AtomicU64,
+    stalled_ns: AtomicU64,
+    /// Delay that was ordered and is still too short to sleep for.
+    saved_up_ns: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn written(&self, operations: u64, bytes: u64) {
+        self.operations.fetch_add(operations, Ordering::Relaxed);
+        self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn stalled(&self, time: Duration) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.stalls.fetch_add(1, Ordering::Relaxed);
+        self.stalled_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    /// Adds to the delay that is due; gives it out once it is worth sleeping for.
+    pub(super) fn save_up_delay(&self, ns: u64) -> Duration {
+        const WORTH_SLEEPING_NS: u64 = 1_000_000;
+        let due = self.saved_up_ns.fetch_add(ns, Ordering::Relaxed) + ns;
+        if due < WORTH_SLEEPING_NS {
+            return Duration::ZERO;
+        }
+        self.saved_up_ns.store(0, Ordering::Relaxed);
+        Duration::from_nanos(due)
+    }
+}
+
+/// One level of a keyspace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LevelStats {
+    /// Sorted runs.
+    pub runs: usize,
+    /// Segments in them.
+    pub segments: usize,
+    /// Length of their files, in bytes.
+    pub file_bytes: u64,
+    /// Entries, tombstones and old versions included.
+    pub entries: u64,
+    /// Point tombstones among them.
+    pub tombstones: u64,
+    /// Bytes of keys and values.
+    pub raw_bytes: u64,
+    /// Bytes of data blocks.
+    pub block_bytes: u64,
+    /// Bytes of padding in them.
+    pub padding_bytes: u64,
+}
+
+/// One keyspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyspaceStats {
+    /// Its name.
+    pub name: String,
+    /// Its levels, newest first.
+    pub levels: Vec<LevelStats>,
+    /// Estimated bytes that compactions must rewrite before nothing is due.
+    pub compaction_debt_bytes: u64,
+}
+
+/// A database, as of one moment. Counts are since it was opened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Per keyspace, by name.
+    pub keyspaces: Vec<KeyspaceStats>,
+    /// Memory in memtables, in bytes.
+    pub memtable_bytes: u64,
+    /// Memtables, the active one included.
+    pub memtables: usize,
+    /// Bytes in the block cache.
+    pub cache_bytes: u64,
+    /// Cache lookups that found their block.
+    pub cache_hits: u64,
+    /// Cache lookups that did not.
+    pub cache_misses: u64,
+    /// Segment files open now.
+    pub open_files: usize,
+    /// Snapshots alive.
+    pub snapshots: usize,
+    /// The sequence number of the last write.
+    pub last_seqno: u64,
+    /// Operations written.
+    pub operations: u64,
+    /// Bytes of operations written, as logged.
+    pub written_bytes: u64,
+    /// Bytes that flushes wrote.
+    pub flushed_bytes: u64,
+    /// Bytes that compactions wrote.
+    pub compacted_bytes: u64,
+    /// Flushes done.
+    pub flushes: u64,
+    /// Compactions done that rewrote something.
+    pub compactions: u64,
+    /// Compactions done that only moved segments down.
+    pub moves: u64,
+    /// Syncs of the log.
+    pub syncs: u64,
+    /// Times that a write was held back.
+    pub stalls: u64,
+    /// How long in all.
+    pub stalled: Duration,
+    /// The failure of the last flush or compaction, until one succeeds.
+    pub background_error: Option<Error>,
+    /// Segments that compactions found damaged and leave alone, with the damage.
+    pub quarantined: Vec<Error>,
+    /// Why writes are refused, if they are.
+    pub poisoned: Option<String>,
+    /// What opening found that was not as it should be and could be dealt with.
+    pub recovery_notices: Vec<String>,
+}
+
+impl Stats {
+    /// Length of all live segment files, in bytes.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u64 {
+        self.levels().map(|level| level.file_bytes).sum()
+    }
+
+    /// The share of the data blocks that is padding, 0 to 1.
+    #[must_use]
+    pub fn padding_ratio(&self) -> f64 {
+        let padding: u64 = self.levels().map(|level| level.padding_bytes).sum();
+        let blocks: u64 = self.levels().map(|level| level.block_bytes).sum();
+        if blocks == 0 { 0.0 } else { padding as f64 / blocks as f64 }
+    }
+
+    /// Bytes written to the log and to segments for each byte of operations, or 0 before any.
+    #[must_use]
+    pub fn write_amplification(&self) -> f64 {
+        let written = self.written_bytes + self.flushed_bytes + self.compacted_bytes;
+        if self.written_bytes == 0 { 0.0 } else { written as f64 / self.written_bytes as f64 }
+    }
+
+    fn levels(&self) -> impl Iterator<Item = &LevelStats> {
+        self.keyspaces.iter().flat_map(|keyspace| &keyspace.levels)
+    }
+}
+
+/// Bytes for people: three significant figures and a binary unit.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut n = bytes as f64;
+    let mut unit = 0;
+    while n >= 1024.0 && unit + 1 < UNITS.len() {
+        n /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{n:.1} {}", UNITS[unit]) }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for keyspace in &self.keyspaces {
+            writeln!(f, "keyspace {}", keyspace.name)?;
+            writeln!(
+                f,
+                "  {:<6} {:>5} {:>9} {:>11} {:>12} {:>11} {:>8}",
+                "level", "runs", "segments", "bytes", "entries", "tombstones", "padding"
+            )?;
+            for (number, level) in keyspace.levels.iter().enumerate() {
+                if level.segments == 0 {
+                    continue;
+                }
+                writeln!(
+                    f,
+                    "  {:<6} {:>5} {:>9} {:>11} {:>12} {:>11} {:>7.1}%",
+                    number,
+                    level.runs,
+                    level.segments,
+                    size(level.file_bytes),
+                    level.entries,
+                    level.tombstones,
+                    100.0 * level.padding_bytes as f64 / level.block_bytes.max(1) as f64,
+                )?;
+            }
+            if keyspace.compaction_debt_bytes > 0 {
+                writeln!(f, "  compaction is {} behind", size(keyspace.compaction_debt_bytes))?;
+            }
+        }
+        writeln!(f, "segments       {}", size(self.segment_bytes()))?;
+        writeln!(f, "padding        {:.1}% of the data blocks", 100.0 * self.padding_ratio())?;
+        writeln!(f, "memtables      {} in {}", size(self.memtable_bytes), self.memtables)?;
+        writeln!(
+            f,
+            "block cache    {}, {} hits, {} misses",
+            size(self.cache_bytes),
+            self.cache_hits,
+            self.cache_misses
+        )?;
+        writeln!(f, "open files     {}", self.open_files)?;
+        writeln!(f, "snapshots      {}", self.snapshots)?;
+        writeln!(
+            f,
+            "written        {} operations, {}, amplified {:.2} times",
+            self.operations,
+            size(self.written_bytes),
+            self.write_amplification()
+        )?;
+        writeln!(
+            f,
+            "background     {} flushes, {} compactions, {} moves",
+            self.flushes, self.compactions, self.moves
+        )?;
+        writeln!(f, "stalls         {}, {:?} in all", self.stalls, self.stalled)?;
+        if let Some(error) = &self.background_error {
+            writeln!(f, "background work failed: {error}")?;
+        }
+        for error in &self.quarantined {
+            writeln!(f, "left alone: {error}")?;
+        }
+        if let Some(reason) = &self.poisoned {
+            writeln!(f, "writes are refused: {reason}")?;
+        }
+        for notice in &self.recovery_notices {
+            writeln!(f, "at open: {notice}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    pub(super) fn stats(&self) -> Stats {
+        let state = self.state.load_full();
+        let names: Vec<_> = self.keyspaces.lock().values().cloned().collect();
+        let mut keyspaces: Vec<KeyspaceStats> = names
+            .iter()
+            .filter_map(|core| {
+                let tree = state.version.trees.get(&core.id)?;
+                let levels = tree.levels.iter().map(|runs| {
+                    let mut level = LevelStats { runs: runs.len(), ..LevelStats::default() };
+                    for segment in runs.iter().flat_map(|run| &run.segments) {
+                        let properties = segment.reader().properties();
+                        level.segments += 1;
+                        level.file_bytes += segment.meta.file_len;
+                        level.entries += segment.meta.entries;
+                        level.tombstones += segment.meta.tombstones;
+                        level.raw_bytes += properties.raw_bytes;
+                        let blocks = segment.reader().data_bytes();
+                        level.block_bytes += blocks;
+                        level.padding_bytes += blocks.saturating_sub(properties.stored_bytes);
+                    }
+                    level
+                });
+                Some(KeyspaceStats {
+                    name: core.name.clone(),
+                    levels: levels.collect(),
+                    compaction_debt_bytes: self.strategy.debt(tree),
+                })
+            })
+            .collect();
+        keyspaces.sort_by(|a, b| a.name.cmp(&b.name));
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (cache_hits, cache_misses) = self.home.cache.lookups();
+        let background = self.background.lock();
+        let c = &self.counters;
+        let failed = background.flush_error.clone().or(background.compaction_error.clone());
+        drop(background);
+        let mut quarantined: Vec<_> = self.quarantined.lock().clone().into_iter().collect();
+        quarantined.sort_by_key(|(id, _)| *id);
+        Stats {
+            keyspaces,
+            memtable_bytes: state.memtables().map(|s| s.table.allocated_bytes() as u64).sum(),
+            memtables: state.memtables().count(),
+            cache_bytes: self.home.cache.bytes(),
+            cache_hits,
+            cache_misses,
+            open_files: self.home.files.open_files(),
+            snapshots: self.snapshots.lock().values().sum(),
+            last_seqno: self.visible.load(Ordering::Acquire),
+            operations: count(&c.operations),
+            written_bytes: count(&c.written_bytes),
+            flushed_bytes: count(&c.flushed_bytes),
+            compacted_bytes: count(&c.compacted_bytes),
+            flushes: count(&c.flushes),
+            compactions: count(&c.compactions),
+            moves: count(&c.moves),
+            syncs: count(&c.syncs),
+            stalls: count(&c.stalls),
+            stalled: Duration::from_nanos(count(&c.stalled_ns)),
+            background_error: failed,
+            quarantined: quarantined.into_iter().map(|(_, error)| error).collect(),
+            poisoned: self.poisoned.lock().clone(),
+            recovery_notices: self.recovery_notices.clone(),
+        }
+    }
+}
