@@ -1,0 +1,111 @@
+//! `ashlar stats`, `compact` and `keyspace`: a database as a whole.
+
+use crate::args::{Compact, Database, Named};
+use crate::bytes::escape;
+use crate::failure::Failure;
+use crate::open;
+use crate::output::{Output, answer};
+use crate::point::done;
+use ashlardb::{Error, KeyspaceStats, Stats};
+use serde_json::{Value, json};
+
+pub fn stats(args: &Database, json: bool) -> Result<(), Failure> {
+    let db = open::existing(&args.db)?;
+    let stats = db.stats();
+    answer(json, &stats_json(&stats), stats.to_string().trim_end())
+}
+
+fn stats_json(stats: &Stats) -> Value {
+    json!({
+        "keyspaces": stats.keyspaces.iter().map(keyspace_json).collect::<Vec<_>>(),
+        "segment_bytes": stats.segment_bytes(),
+        "padding_ratio": stats.padding_ratio(),
+        "memtable_bytes": stats.memtable_bytes,
+        "memtables": stats.memtables,
+        "cache_bytes": stats.cache_bytes,
+        "cache_hits": stats.cache_hits,
+        "cache_misses": stats.cache_misses,
+        "open_files": stats.open_files,
+        "snapshots": stats.snapshots,
+        "last_seqno": stats.last_seqno,
+        "operations": stats.operations,
+        "written_bytes": stats.written_bytes,
+        "flushed_bytes": stats.flushed_bytes,
+        "compacted_bytes": stats.compacted_bytes,
+        "write_amplification": stats.write_amplification(),
+        "flushes": stats.flushes,
+        "compactions": stats.compactions,
+        "moves": stats.moves,
+        "syncs": stats.syncs,
+        "stalls": stats.stalls,
+        "stalled_ms": u64::try_from(stats.stalled.as_millis()).unwrap_or(u64::MAX),
+        "background_error": stats.background_error.as_ref().map(Error::to_string),
+        "quarantined": stats.quarantined.iter().map(Error::to_string).collect::<Vec<_>>(),
+        "poisoned": stats.poisoned,
+        "recovery_notices": stats.recovery_notices,
+    })
+}
+
+fn keyspace_json(keyspace: &KeyspaceStats) -> Value {
+    let levels = keyspace.levels.iter().map(|level| {
+        json!({
+            "runs": level.runs,
+            "segments": level.segments,
+            "file_bytes": level.file_bytes,
+            "entries": level.entries,
+            "tombstones": level.tombstones,
+            "raw_bytes": level.raw_bytes,
+            "block_bytes": level.block_bytes,
+            "padding_bytes": level.padding_bytes,
+        })
+    });
+    json!({
+        "name": keyspace.name,
+        "levels": levels.collect::<Vec<_>>(),
+        "compaction_debt_bytes": keyspace.compaction_debt_bytes,
+    })
+}
+
+pub fn compact(args: &Compact, json: bool) -> Result<(), Failure> {
+    let db = open::existing(&args.db)?;
+    let names = match &args.keyspace {
+        Some(name) => vec![name.clone()],
+        None => db.keyspaces(),
+    };
+    for name in &names {
+        open::keyspace(&db, Some(name))?.compact_range::<&[u8]>(..)?;
+    }
+    db.close()?;
+    done(json)
+}
+
+pub fn list_keyspaces(args: &Database, json: bool) -> Result<(), Failure> {
+    let db = open::existing(&args.db)?;
+    let names = db.keyspaces();
+    let mut output = Output::new();
+    if json {
+        output.line(json!(names))?;
+    } else {
+        for name in &names {
+            output.line(escape(name.as_bytes()))?;
+        }
+    }
+    output.finish()
+}
+
+pub fn create_keyspace(args: &Named, json: bool) -> Result<(), Failure> {
+    let db = open::or_create(&args.db)?;
+    db.keyspace(&args.name)?;
+    db.close()?;
+    done(json)
+}
+
+pub fn drop_keyspace(args: &Named, json: bool) -> Result<(), Failure> {
+    let db = open::existing(&args.db)?;
+    if !db.keyspaces().contains(&args.name) {
+        return Err(Error::KeyspaceNotFound { name: args.name.clone() }.into());
+    }
+    db.drop_keyspace(&args.name)?;
+    db.close()?;
+    done(json)
+}

@@ -1,0 +1,424 @@
+//! The `ashlar` command, run as users run it: what it prints, what it leaves behind, how it exits.
+
+#![cfg(feature = "cli")]
+
+use serde_json::{Value, json};
+use std::fmt;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+
+const UNICODE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/unicode/UnicodeData.txt");
+const UNICODE_ROWS: usize = 34_924;
+
+/// A directory with a database in it (or not yet), and the command to run on it.
+struct Place {
+    directory: TempDir,
+}
+
+/// What a run of the command left.
+struct Run {
+    code: i32,
+    out: Vec<u8>,
+    err: String,
+}
+
+impl fmt::Debug for Run {
+    /// Short enough for a message, however much was printed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = self.out[..self.out.len().min(200)].escape_ascii();
+        write!(f, "exit code {}, {:?}, {} bytes: {start}", self.code, self.err, self.out.len())
+    }
+}
+
+impl Place {
+    fn new() -> Place {
+        Place { directory: tempfile::tempdir().expect("a temporary directory") }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn file(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.path(name), content).expect("the file can be written");
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ashlar"));
+        command.current_dir(self.directory.path()).args(arguments);
+        command
+    }
+
+    fn run_with_input(&self, arguments: &[&str], input: &[u8]) -> Run {
+        let mut child = self
+            .command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the command runs");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        // A command that does not read its input may end before it is written.
+        if let Err(error) = stdin.write_all(input) {
+            assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+        }
+        drop(stdin);
+        let output = child.wait_with_output().expect("the command ends");
+        Run {
+            code: output.status.code().expect("it exits by itself"),
+            out: output.stdout,
+            err: String::from_utf8(output.stderr).expect("messages are UTF-8"),
+        }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Run {
+        self.run_with_input(arguments, b"")
+    }
+
+    /// Runs, expects success and silence on standard error, gives the output.
+    fn ok(&self, arguments: &[&str]) -> String {
+        let run = self.run(arguments);
+        assert_eq!((run.code, run.err.as_str()), (0, ""), "{arguments:?}");
+        String::from_utf8(run.out).expect("this output is UTF-8")
+    }
+
+    /// Runs, expects this exit code, gives the message.
+    fn fails(&self, code: i32, arguments: &[&str]) -> String {
+        let run = self.run(arguments);
+        assert_eq!(run.code, code, "{arguments:?}: {run:?}");
+        assert!(!run.err.is_empty(), "{arguments:?}: no message");
+        run.err
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let text = self.ok(&[arguments, &["--json"]].concat());
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{arguments:?}: {e}: {text}"))
+    }
+
+    /// The segment files of the database `db`.
+    fn segments(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.path("db")).expect("the database is a directory");
+        let paths = entries.map(|entry| entry.expect("it can be listed").path());
+        paths.filter(|path| path.extension().is_some_and(|e| e == "seg")).collect()
+    }
+
+    fn import_unicode(&self) {
+        let args = ["import", "db", UNICODE, "--format", "csv", "--delimiter", ";"];
+        assert_eq!(self.ok(&args), format!("{UNICODE_ROWS} rows imported\n"));
+    }
+}
+
+#[test]
+fn the_unicode_database_goes_in_and_comes_out() {
+    let place = Place::new();
+    place.import_unicode();
+    assert_eq!(place.ok(&["get", "db", "1F600"]), "GRINNING FACE;So;0;ON;;;;;N;;;;;\n");
+    let rows = place.ok(&["scan", "db"]);
+    let rows: Vec<&str> = rows.lines().collect();
+    assert_eq!(rows.len(), UNICODE_ROWS);
+    assert!(rows.is_sorted_by_key(|row| row.split('\t').next()));
+
+    // Every row of the file, no more and no fewer.
+    let file = fs::read_to_string(UNICODE).expect("the test data is there");
+    let mut expected: Vec<String> = file.lines().map(|row| row.replacen(';', "\t", 1)).collect();
+    expected.sort_unstable_by(|a, b| a.split('\t').next().cmp(&b.split('\t').next()));
+    assert!(rows == expected, "what went in comes out");
+
+    let first = place.ok(&["scan", "db", "--prefix", "1F60", "--keys-only", "--limit", "2"]);
+    assert_eq!(first, "1F60\n1F600\n");
+    let last = place.ok(&["scan", "db", "--reverse", "--limit", "1", "--keys-only"]);
+    assert_eq!(last, "FFFFD\n");
+    let some = place.ok(&["scan", "db", "--from", "0041", "--to", "0043", "--keys-only"]);
+    assert_eq!(some, "0041\n0042\n");
+    assert_eq!(place.ok(&["scan", "db", "--from", "2", "--to", "1"]), "");
+}
+
+#[test]
+fn any_bytes_survive_export_and_import() {
+    let place = Place::new();
+    let every_byte: String = (0..=255).map(|byte| format!("{byte:02x}")).collect();
+    let awkward = ["", "00", "09", "0a", "0d0a", "5c", "5c6e", "22", "2c", "ff", "efbbbf"];
+    for key in awkward.iter().chain([&every_byte.as_str()]) {
+        for value in ["", "0a09", &every_byte] {
+            place.ok(&["set", "db", &format!("{key}{value}"), value, "--hex"]);
+        }
+    }
+    let rows = place.ok(&["scan", "db", "--hex"]);
+    for format in ["tsv", "jsonl"] {
+        let file = format!("rows.{format}");
+        place.ok(&["export", "db", &file]);
+        place.ok(&["import", format, &file]);
+        assert_eq!(place.ok(&["scan", format, "--hex"]), rows, "{format}");
+
+        let piped = place.run(&["export", "db", "--format", format]);
+        assert_eq!(piped.out, fs::read(place.path(&file)).expect("it was written"));
+        place.run_with_input(&["import", "piped", "-", "--format", format], &piped.out);
+        assert_eq!(place.ok(&["scan", "piped", "--hex"]), rows, "{format}");
+    }
+    let message = place.fails(1, &["export", "db", "rows.csv"]);
+    assert!(message.contains("--format jsonl"), "{message}");
+}
+
+#[test]
+fn text_survives_export_and_import_as_csv() {
+    let place = Place::new();
+    for (key, value) in [("", ""), ("a,b", "\"q\""), ("line\nend\r\n", "\t"), ("ü", " x ")] {
+        place.ok(&["set", "db", key, value]);
+    }
+    place.ok(&["export", "db", "rows.csv"]);
+    place.ok(&["import", "again", "rows.csv"]);
+    assert_eq!(place.ok(&["scan", "again"]), place.ok(&["scan", "db"]));
+}
+
+#[test]
+fn a_malformed_line_is_named_and_the_rows_before_it_are_kept() {
+    let place = Place::new();
+    place.file("rows.tsv", "a\t1\nb\t2\nbroken\nc\t3\n\nd\t\\q\n");
+    for arguments in [&["import", "db", "rows.tsv"][..], &["import", "db", "rows.tsv", "--sync"]] {
+        let message = place.fails(1, arguments);
+        for part in ["rows.tsv", "line 3", "--skip-bad", "2 rows imported"] {
+            assert!(message.contains(part), "{message}");
+        }
+        assert_eq!(place.ok(&["scan", "db", "--keys-only"]), "a\nb\n");
+    }
+
+    let run = place.run(&["import", "db", "rows.tsv", "--skip-bad", "--batch", "1"]);
+    assert_eq!((run.code, run.out.as_slice()), (0, &b"3 rows imported\n"[..]));
+    for part in ["2 rows left out", "line 3", "line 6"] {
+        assert!(run.err.contains(part), "{run:?}");
+    }
+    assert_eq!(place.ok(&["scan", "db", "--keys-only"]), "a\nb\nc\n");
+
+    let report = place.json(&["import", "db", "rows.tsv", "--skip-bad"]);
+    assert_eq!((&report["rows"], &report["skipped"]), (&json!(3), &json!(2)));
+    assert_eq!(report["bad"][1]["line"], json!(6));
+}
+
+#[test]
+fn a_key_that_is_too_long_is_a_malformed_line() {
+    let place = Place::new();
+    let longest = "k".repeat(65_535);
+    place.file("rows.tsv", format!("{longest}\t1\n{longest}k\t2\n"));
+    let message = place.fails(1, &["import", "db", "rows.tsv"]);
+    assert!(message.contains("line 2") && message.contains("65536"), "{message}");
+    assert_eq!(place.ok(&["get", "db", &longest]), "1\n");
+}
+
+#[test]
+fn commands_that_only_look_create_nothing() {
+    let place = Place::new();
+    fs::create_dir(place.path("empty")).expect("a directory");
+    for command in ["get", "rm", "scan", "export", "stats", "compact", "verify", "keyspace"] {
+        for directory in ["missing", "empty"] {
+            let arguments: &[&str] = match command {
+                "get" | "rm" => &[command, directory, "k"],
+                "export" => &[command, directory, "rows.tsv"],
+                "keyspace" => &[command, "list", directory],
+                _ => &[command, directory],
+            };
+            let message = place.fails(1, arguments);
+            assert!(message.contains("not an AshlarDB database"), "{arguments:?}: {message}");
+        }
+    }
+    let message = place.fails(1, &["import", "missing", "rows.tsv"]);
+    assert!(message.contains("rows.tsv"), "{message}");
+    assert!(!place.path("missing").exists());
+    assert!(!place.path("rows.tsv").exists());
+    assert_eq!(fs::read_dir(place.path("empty")).expect("it is there").count(), 0);
+}
+
+#[test]
+fn exit_codes_tell_what_happened() {
+    let place = Place::new();
+    assert_eq!(place.ok(&["set", "db", "k", "v"]), "");
+    assert_eq!(place.ok(&["get", "db", "k"]), "v\n");
+    assert_eq!(place.ok(&["get", "db", "k", "--raw"]), "v");
+    assert_eq!(place.ok(&["rm", "db", "absent"]), "");
+    let message = place.fails(3, &["get", "db", "absent"]);
+    assert!(message.contains("absent"), "{message}");
+    assert_eq!(place.ok(&["rm", "db", "k"]), "");
+    place.fails(3, &["get", "db", "k"]);
+
+    place.file("rows", "a\t1\n");
+    for arguments in [
+        &["frobnicate"][..],
+        &["get", "db"],
+        &["get", "db", "xyz", "--hex"],
+        &["import", "db", "rows"],
+        &["import", "db"],
+        &["import", "db", "rows", "--format", "tsv", "--delimiter", ";"],
+        &["import", "db", "rows", "--format", "csv", "--delimiter", ";;"],
+        &["import", "db", "rows", "--format", "jsonl", "--key-column", "2"],
+        &["import", "db", "rows", "--format", "tsv", "--batch", "0"],
+        &["import", "db", "rows", "--format", "tsv", "--key-column", "0"],
+    ] {
+        place.fails(2, arguments);
+    }
+}
+
+#[test]
+fn a_database_that_is_open_elsewhere_gives_exit_code_5() {
+    let place = Place::new();
+    let db = ashlardb::Db::open(place.path("db")).expect("it opens");
+    for arguments in [&["get", "db", "k"][..], &["set", "db", "k", "v"], &["verify", "db"]] {
+        place.fails(5, arguments);
+    }
+    let message = place.fails(5, &["get", "db", "k", "--json"]);
+    let report: Value = serde_json::from_str(&message).expect("a JSON document");
+    assert_eq!(report["code"], json!(5));
+    db.close().expect("it closes");
+    place.fails(3, &["get", "db", "k"]);
+}
+
+#[test]
+fn values_come_from_standard_input_and_hexadecimal() {
+    let place = Place::new();
+    let run = place.run_with_input(&["set", "db", "k"], b"two\nlines\n\xff");
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_eq!(place.run(&["get", "db", "k", "--raw"]).out, b"two\nlines\n\xff");
+    assert_eq!(place.ok(&["get", "db", "6b", "--hex"]), "74776f0a6c696e65730aff\n");
+    place.ok(&["set", "db", "FF00", "-5"]);
+    assert_eq!(place.ok(&["get", "db", "FF00"]), "-5\n");
+}
+
+#[test]
+fn json_is_one_document_or_one_a_line() {
+    let place = Place::new();
+    assert_eq!(place.json(&["set", "db", "k", "v\n"]), json!({ "ok": true }));
+    place.ok(&["set", "db", "ff", "00ff", "--hex"]);
+    assert_eq!(place.json(&["get", "db", "k"]), json!({ "key": "k", "value": "v\n" }));
+    let rows = place.ok(&["scan", "db", "--json"]);
+    let rows: Vec<Value> =
+        rows.lines().map(|row| serde_json::from_str(row).expect("a document a line")).collect();
+    assert_eq!(
+        rows,
+        [json!({ "key": "k", "value": "v\n" }), json!({ "key_hex": "ff", "value_hex": "00ff" })]
+    );
+    assert_eq!(place.json(&["export", "db", "rows.tsv"]), json!({ "rows": 2 }));
+    assert_eq!(place.json(&["compact", "db"]), json!({ "ok": true }));
+    assert!(place.json(&["stats", "db"]).is_object());
+    assert_eq!(place.json(&["verify", "db"])["damaged"], json!(false));
+
+    let message = place.fails(3, &["get", "db", "absent", "--json"]);
+    let report: Value = serde_json::from_str(&message).expect("a JSON document");
+    assert_eq!(report["code"], json!(3));
+}
+
+#[test]
+fn keyspaces_are_apart() {
+    let place = Place::new();
+    place.ok(&["set", "db", "k", "default"]);
+    place.ok(&["set", "db", "k", "fruit", "--keyspace", "fruit"]);
+    place.ok(&["keyspace", "create", "db", "empty"]);
+    assert_eq!(place.json(&["keyspace", "list", "db"]), json!(["default", "empty", "fruit"]));
+    assert_eq!(place.ok(&["get", "db", "k"]), "default\n");
+    assert_eq!(place.ok(&["get", "db", "k", "--keyspace", "fruit"]), "fruit\n");
+    assert_eq!(place.ok(&["scan", "db", "--keyspace", "empty"]), "");
+
+    // Looking into a keyspace that is not there is an error, and does not create it.
+    let message = place.fails(1, &["scan", "db", "--keyspace", "typo"]);
+    assert!(message.contains("keyspace list"), "{message}");
+    place.ok(&["keyspace", "drop", "db", "fruit"]);
+    place.fails(1, &["keyspace", "drop", "db", "fruit"]);
+    assert_eq!(place.ok(&["keyspace", "list", "db"]), "default\nempty\n");
+
+    place.file("rows.jsonl", "{\"key\": \"k\", \"value\": {\"b\": 1.0, \"a\": []}}\n");
+    place.ok(&["import", "db", "rows.jsonl", "--keyspace", "new"]);
+    assert_eq!(place.ok(&["get", "db", "k", "--keyspace", "new"]), "{\"b\":1.0,\"a\":[]}\n");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_command_quietly() {
+    let place = Place::new();
+    place.import_unicode();
+    for arguments in [&["scan", "db"][..], &["export", "db", "--format", "jsonl"]] {
+        let mut child = place
+            .command(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the command runs");
+        let mut first = String::new();
+        let mut out = BufReader::with_capacity(16, child.stdout.take().expect("it is piped"));
+        out.read_line(&mut first).expect("it can be read");
+        drop(out);
+        let output = child.wait_with_output().expect("the command ends");
+        assert!(first.contains("0000"), "{first}");
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+    }
+}
+
+#[test]
+fn verify_finds_a_damaged_block_and_the_rest_stays_readable() {
+    let place = Place::new();
+    place.import_unicode();
+    place.ok(&["compact", "db"]);
+    let sound = place.ok(&["verify", "db"]);
+    assert!(sound.contains("no damage"), "{sound}");
+
+    let segment = place.segments().pop().expect("compacting leaves a segment");
+    let name = segment.file_name().expect("it has a name").to_string_lossy().into_owned();
+    let mut bytes = fs::read(&segment).expect("it can be read");
+    bytes[100] ^= 1;
+    fs::write(&segment, &bytes).expect("it can be written");
+
+    let run = place.run(&["verify", "db"]);
+    let out = String::from_utf8_lossy(&run.out);
+    assert_eq!(run.code, 4, "{run:?}");
+    assert!(out.contains(&name) && out.contains("damaged at byte 0"), "{run:?}");
+    let path = segment.to_str().expect("the path is UTF-8");
+    place.fails(4, &["verify", path]);
+    let run = place.run(&["verify", "db", "--json"]);
+    let report: Value = serde_json::from_slice(&run.out).expect("a JSON document");
+    assert_eq!((run.code, &report["damaged"]), (4, &json!(true)));
+
+    let message = place.fails(1, &["scan", "db"]);
+    assert!(message.contains(&name) && message.contains("ashlar verify"), "{message}");
+    let rest = place.run(&["scan", "db", "--reverse"]);
+    let rows = rest.out.iter().filter(|byte| **byte == b'\n').count();
+    assert!(rows > UNICODE_ROWS * 9 / 10, "{rows} rows can be read");
+}
+
+#[test]
+fn a_segment_shows_how_it_is_built() {
+    let place = Place::new();
+    place.import_unicode();
+    place.ok(&["compact", "db"]);
+    let mut entries = 0;
+    for segment in place.segments() {
+        let path = segment.to_str().expect("the path is UTF-8");
+        place.ok(&["verify", path]);
+        let text = place.ok(&["segment", path, "--blocks", "--index"]);
+        for part in ["block index", "properties", "padding", "first key"] {
+            assert!(text.contains(part), "{text}");
+        }
+        let report = place.json(&["segment", path, "--blocks", "--index"]);
+        let padding = report["padding_ratio"].as_f64().expect("a number");
+        assert!((0.0..0.1).contains(&padding), "{report}");
+        let blocks = report["block_list"].as_array().expect("a list");
+        assert_eq!(json!(blocks.len()), report["blocks"]);
+        assert!(
+            blocks.iter().all(|block| block["offset"].as_u64().is_some_and(|at| at % 4096 == 0))
+        );
+        let count = |block: &Value| block["entries"].as_u64().expect("a number");
+        assert_eq!(json!(blocks.iter().map(count).sum::<u64>()), report["entries"]);
+        entries += report["entries"].as_u64().expect("a number");
+    }
+    assert_eq!(entries, UNICODE_ROWS as u64);
+    place.file("no.seg", "x");
+    let message = place.fails(1, &["segment", "no.seg"]);
+    assert!(message.contains("no.seg"), "{message}");
+}
+
+#[test]
+fn nothing_is_said_but_the_answer_when_nobody_is_watching() {
+    let place = Place::new();
+    place.file("rows.tsv", "a\t1\n");
+    assert_eq!(place.ok(&["import", "db", "rows.tsv"]), "1 row imported\n");
+    assert_eq!(place.ok(&["export", "db", "out.tsv"]), "1 row exported\n");
+    assert_eq!(place.ok(&["export", "db", "-", "--format", "tsv"]), "a\t1\n");
+    assert!(Path::new(&place.path("out.tsv")).exists());
+}
