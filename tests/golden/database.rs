@@ -1,0 +1,328 @@
+//! Readers of logs and manifests written from FORMAT.md sections 4 and 5 alone, and of a whole
+//! database: they share no code with the library, take sound files (a log may have a torn tail), and
+//! panic where a rule is broken.
+
+use super::bytes::{Input, checksum, u32_at, u64_at};
+use super::segment;
+use std::collections::BTreeMap;
+
+/// The files of a directory by name.
+pub type Files = BTreeMap<String, Vec<u8>>;
+
+#[derive(Clone, Debug)]
+pub struct Op {
+    pub kind: u8,
+    pub keyspace: u64,
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub offset: usize,
+    pub kind: u8,
+    pub seqno: u64,
+    /// What was known durable; `None` if that is too far back.
+    pub durable: Option<usize>,
+    pub batches: Vec<Vec<Op>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub id: u64,
+    pub salt: u64,
+    pub predecessor: u64,
+    pub predecessor_end: u64,
+    /// The last operation before this log.
+    pub before: u64,
+    pub records: Vec<Record>,
+    /// Where the sound records end.
+    pub end: usize,
+    /// The last operation.
+    pub last: u64,
+    /// Whether anything but zeros follows.
+    pub torn: bool,
+}
+
+/// The salt that binds logs to their database: the UUID in its manifest, folded.
+pub fn log_salt(manifest: &[u8]) -> u64 {
+    u64_at(manifest, 16) ^ u64_at(manifest, 24)
+}
+
+pub fn read_log(file: &[u8], database: u64) -> Log {
+    assert_eq!(&file[..8], b"ASHLRWAL");
+    assert_eq!(u64_at(file, 56), checksum(database, 0, &file[..56]), "header");
+    assert_eq!((u32_at(file, 8), u32_at(file, 12)), (1, 0));
+    let before = u64_at(file, 48);
+    let mut log = Log {
+        id: u64_at(file, 16),
+        salt: u64_at(file, 24),
+        predecessor: u64_at(file, 32),
+        predecessor_end: u64_at(file, 40),
+        before,
+        records: Vec::new(),
+        end: 64,
+        last: before,
+        torn: false,
+    };
+    while let Some((record, end)) = read_record(file, log.salt, log.end) {
+        if record.kind & 0x80 == 0 {
+            assert_eq!(record.seqno, log.last + 1, "no gap");
+        }
+        log.last += match record.kind {
+            1 => record.batches.iter().map(|batch| batch.len() as u64).sum(),
+            3 => 1,
+            _ => 0,
+        };
+        log.records.push(record);
+        log.end = end;
+    }
+    log.torn = file[log.end..].iter().any(|byte| *byte != 0);
+    log
+}
+
+fn read_record(file: &[u8], salt: u64, offset: usize) -> Option<(Record, usize)> {
+    let head = file.get(offset..offset + 26)?;
+    let mut input = Input::new(&head[8..]);
+    let length = input.int(5) as usize;
+    let (kind, seqno, back) = (input.int(1) as u8, input.int(8), input.int(4));
+    let end = offset.checked_add(26)?.checked_add(length)?;
+    let covered = file.get(offset + 8..end)?;
+    if checksum(salt, offset as u64, covered) != u64_at(head, 0) {
+        return None;
+    }
+    let durable = (back != u64::from(u32::MAX))
+        .then(|| offset.checked_sub(back as usize).expect("not before the file"));
+    let mut batches = Vec::new();
+    if kind == 1 {
+        let mut input = Input::new(&file[offset + 26..end]);
+        while !input.is_empty() {
+            let count = input.varint();
+            assert!(count >= 1);
+            batches.push((0..count).map(|_| read_op(&mut input)).collect());
+        }
+        assert!(!batches.is_empty());
+    } else {
+        assert!(kind & 0x80 != 0 || (matches!(kind, 2 | 3) && length == 0));
+    }
+    Some((Record { offset, kind, seqno, durable, batches }, end))
+}
+
+fn read_op(input: &mut Input<'_>) -> Op {
+    let kind = input.int(1) as u8;
+    assert!(matches!(kind, 1 | 2), "no expiry, nothing reserved");
+    let keyspace = input.varint();
+    let key = input.bytes().to_vec();
+    let value = if kind == 1 { input.bytes().to_vec() } else { Vec::new() };
+    Op { kind, keyspace, key, value }
+}
+
+#[derive(Clone, Debug)]
+pub struct SegmentLine {
+    pub keyspace: u64,
+    pub level: u64,
+    pub run: u64,
+    pub file_length: u64,
+    pub checksum: u64,
+    pub entries: u64,
+    pub tombstones: u64,
+    pub smallest: u64,
+    pub largest: u64,
+    pub first_key: Vec<u8>,
+    pub last_key: Vec<u8>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Manifest {
+    pub uuid: Vec<u8>,
+    pub hash_seed: u64,
+    pub salt: u64,
+    /// Number, offset of the first copy, and the kinds of change in it.
+    pub edits: Vec<(u64, usize, Vec<u8>)>,
+    /// Name and clears by id.
+    pub keyspaces: BTreeMap<u64, (String, Vec<u64>)>,
+    pub segments: BTreeMap<u64, SegmentLine>,
+    pub log_floor: u64,
+    pub flushed: u64,
+    /// Segment, log, keyspace, run.
+    pub next: [u64; 4],
+}
+
+pub fn read_manifest(file: &[u8]) -> Manifest {
+    assert_eq!(&file[..8], b"ASHLRMAN");
+    assert_eq!(u64_at(file, 56), checksum(0, 0, &file[..56]), "header");
+    assert_eq!((u32_at(file, 8), u32_at(file, 12)), (1, 0));
+    let mut manifest = Manifest {
+        uuid: file[16..32].to_vec(),
+        hash_seed: u64_at(file, 32),
+        salt: u64_at(file, 40),
+        ..Manifest::default()
+    };
+    let mut number = u64_at(file, 48);
+    let mut at = 64;
+    while at < file.len() {
+        let (first, copy) = manifest_record(file, manifest.salt, at, number);
+        let (second, next) = manifest_record(file, manifest.salt, copy, number);
+        assert_eq!(first, second, "both copies are the same");
+        let kinds = manifest.apply(first);
+        manifest.edits.push((number, at, kinds));
+        number += 1;
+        at = next;
+    }
+    manifest
+}
+
+fn manifest_record(file: &[u8], salt: u64, at: usize, number: u64) -> (&[u8], usize) {
+    let mut input = Input::new(&file[at + 8..]);
+    let length = input.int(5) as usize;
+    assert_eq!((input.int(3), input.int(8)), (0, number));
+    let end = at + 24 + length;
+    assert_eq!(u64_at(file, at), checksum(salt, at as u64, &file[at + 8..end]), "record");
+    (&file[at + 24..end], end)
+}
+
+impl Manifest {
+    fn apply(&mut self, edit: &[u8]) -> Vec<u8> {
+        let mut input = Input::new(edit);
+        let mut kinds = Vec::new();
+        while !input.is_empty() {
+            let kind = input.int(1) as u8;
+            let mut body = Input::new(input.bytes());
+            kinds.push(kind);
+            match kind {
+                1 => {
+                    let id = body.varint();
+                    let name = String::from_utf8(body.bytes().to_vec()).expect("UTF-8");
+                    assert!(self.keyspaces.insert(id, (name, Vec::new())).is_none());
+                }
+                2 => {
+                    let id = body.varint();
+                    self.keyspaces.remove(&id).expect("a keyspace");
+                    self.segments.retain(|_, segment| segment.keyspace != id);
+                }
+                3 => {
+                    let clears = &mut self.keyspaces.get_mut(&body.varint()).expect("it").1;
+                    clears.push(body.varint());
+                }
+                4 => {
+                    let id = body.varint();
+                    let line = SegmentLine {
+                        keyspace: body.varint(),
+                        level: body.int(1),
+                        run: body.varint(),
+                        file_length: body.varint(),
+                        checksum: body.int(8),
+                        entries: body.varint(),
+                        tombstones: body.varint(),
+                        smallest: body.varint(),
+                        largest: body.varint(),
+                        first_key: body.bytes().to_vec(),
+                        last_key: body.bytes().to_vec(),
+                    };
+                    assert!(self.segments.insert(id, line).is_none());
+                }
+                5 => assert!(self.segments.remove(&body.varint()).is_some()),
+                6 => self.log_floor = body.varint(),
+                7 => self.flushed = body.varint(),
+                8 => self.next = std::array::from_fn(|_| body.varint()),
+                9 => {
+                    let clears = &mut self.keyspaces.get_mut(&body.varint()).expect("it").1;
+                    let upto = body.varint();
+                    clears.retain(|clear| *clear > upto);
+                }
+                _ => {
+                    assert!(kind & 0x80 != 0, "unknown change");
+                    continue;
+                }
+            }
+            assert!(body.is_empty(), "nothing to spare");
+        }
+        kinds
+    }
+}
+
+/// The logs that count, oldest first.
+pub fn chain(files: &Files, floor: u64) -> Vec<Log> {
+    let mut logs: Vec<Log> = files
+        .iter()
+        .filter(|(name, _)| name.ends_with(".wal"))
+        .map(|(name, file)| {
+            let log = read_log(file, log_salt(&files["MANIFEST"]));
+            assert_eq!(*name, format!("{:020}.wal", log.id));
+            log
+        })
+        .filter(|log| log.id >= floor)
+        .collect();
+    logs.sort_by_key(|log| log.id);
+    assert_eq!(logs[0].id, floor);
+    for pair in logs.windows(2) {
+        assert_eq!(pair[1].predecessor, pair[0].id);
+        assert_eq!(pair[1].predecessor_end, pair[0].end as u64);
+        assert_eq!(pair[1].before, pair[0].last);
+    }
+    logs
+}
+
+/// By keyspace name and key.
+pub type Contents = BTreeMap<(String, Vec<u8>), Vec<u8>>;
+
+/// Sequence number, kind and value.
+type Version = (u64, u8, Vec<u8>);
+
+/// All live pairs.
+pub fn contents(files: &Files) -> Contents {
+    contents_without(files, "")
+}
+
+/// What would be live if this segment were empty.
+pub fn contents_without(files: &Files, missing: &str) -> Contents {
+    let manifest = read_manifest(&files["MANIFEST"]);
+    let mut newest: BTreeMap<(u64, Vec<u8>), Version> = BTreeMap::new();
+    let mut see = |keyspace: u64, key: Vec<u8>, seqno: u64, kind: u8, value: Vec<u8>| {
+        let Some((_, clears)) = manifest.keyspaces.get(&keyspace) else { return };
+        if clears.iter().any(|clear| seqno <= *clear) {
+            return;
+        }
+        let known = newest.entry((keyspace, key)).or_default();
+        if known.1 == 0 || seqno > known.0 {
+            *known = (seqno, kind, value);
+        }
+    };
+    for (id, line) in &manifest.segments {
+        let name = format!("{id:020}.seg");
+        if name == missing {
+            continue;
+        }
+        let segment = segment::read(&files[&name]);
+        let description = &segment.description;
+        assert_eq!(description.footer_checksum, line.checksum);
+        assert_eq!(description.file_length, line.file_length);
+        assert_eq!(description.properties[&2], line.entries);
+        assert_eq!(description.properties[&3], line.tombstones);
+        assert_eq!(
+            (&description.first_key, &description.last_key),
+            (&line.first_key, &line.last_key)
+        );
+        for entry in segment.entries {
+            assert!((line.smallest..=line.largest).contains(&entry.seqno));
+            see(line.keyspace, entry.key, entry.seqno, entry.kind, entry.value);
+        }
+    }
+    for log in chain(files, manifest.log_floor) {
+        let mut seqno = log.before;
+        for record in log.records {
+            seqno += u64::from(record.kind == 3);
+            for op in record.batches.into_iter().flatten() {
+                seqno += 1;
+                if seqno > manifest.flushed {
+                    see(op.keyspace, op.key, seqno, op.kind, op.value);
+                }
+            }
+        }
+    }
+    newest
+        .into_iter()
+        .filter(|(_, (_, kind, _))| *kind == 1)
+        .map(|((id, key), (_, _, value))| ((manifest.keyspaces[&id].0.clone(), key), value))
+        .collect()
+}
