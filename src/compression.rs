@@ -149,7 +149,7 @@ pub(crate) fn decompress(codec: u8, stored: &[u8], out: &mut [u8]) -> Result<(),
             _ => Err(Malformed::Damaged("its LZ4 data does not decompress")),
         },
         #[cfg(feature = "zstd")]
-        CODEC_ZSTD => match zstd::bulk::decompress_to_buffer(stored, out) {
+        CODEC_ZSTD => match zstd_into(stored, out) {
             Ok(n) if n == out.len() => Ok(()),
             _ => Err(Malformed::Damaged("its Zstandard data does not decompress")),
         },
@@ -163,6 +163,26 @@ pub(crate) fn decompress(codec: u8, stored: &[u8], out: &mut [u8]) -> Result<(),
             Err(Malformed::Unsupported("the block's codec is unknown; a newer library may know it"))
         }
     }
+}
+
+/// Decompresses a Zstandard frame with the thread's own decoder: making one costs more than
+/// decoding a block does.
+#[cfg(feature = "zstd")]
+fn zstd_into(stored: &[u8], out: &mut [u8]) -> std::io::Result<usize> {
+    use std::cell::RefCell;
+    thread_local! {
+        static DECODER: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
+            const { RefCell::new(None) };
+    }
+    DECODER.with_borrow_mut(|decoder| {
+        if decoder.is_none() {
+            *decoder = Some(zstd::bulk::Decompressor::new()?);
+        }
+        match decoder {
+            Some(decoder) => decoder.decompress_to_buffer(stored, out),
+            None => zstd::bulk::decompress_to_buffer(stored, out),
+        }
+    })
 }
 
 #[cfg(test)]
