@@ -215,6 +215,22 @@ fn a_quarantined_level_does_not_hold_writers_back() {
     assert_eq!(inner.pressure.load(Ordering::Relaxed), 0);
 }
 
+/// The documented formula: nothing at first, about 100 MB/s at 0.62, about 1 MB/s at the end.
+#[test]
+fn delays_grow_smoothly_with_the_backlog() {
+    let db = manual(&Env::in_memory(1)).open().unwrap();
+    let inner = db.inner();
+    let delay_ms = |pressure: u32| {
+        inner.pressure.store(pressure, Ordering::Relaxed);
+        inner.delay(1_000_000).as_millis()
+    };
+    assert_eq!(delay_ms(0), 0);
+    assert_eq!(delay_ms(620), 10);
+    assert_eq!(delay_ms(990), 980);
+    let steps: Vec<u128> = (30..99).map(|percent| delay_ms(percent * 10)).collect();
+    assert!(steps.windows(2).all(|pair| pair[0] <= pair[1] && pair[1] <= 2 * pair[0] + 1));
+}
+
 /// Clears of an idle keyspace were kept for ever.
 #[test]
 fn clears_do_not_pile_up() {

@@ -125,7 +125,8 @@ impl Builder {
     }
 
     /// The size of one write buffer (memtable), in bytes of memory, 64 KiB to 4 GiB. Default
-    /// 64 MiB. When it is full it is flushed into a segment.
+    /// 64 MiB. When it is full it is flushed into a segment. A single batch is held whole, so one
+    /// that is larger than this exceeds it.
     pub fn write_buffer_bytes(mut self, bytes: usize) -> Self {
         self.options.write_buffer_bytes = bytes;
         self

@@ -709,9 +709,8 @@ fn approximate_sizes_follow_the_data() {
 }
 
 #[test]
-fn writers_are_slowed_before_they_are_stopped() {
-    // One buffer after another fills while nobody flushes: the delays must grow smoothly, and with
-    // every buffer full the write must wait for a flush and not fail.
+fn writes_into_full_buffers_wait_for_flushes_and_lose_nothing() {
+    // Two small buffers, so that writes run into full ones again and again.
     let clock = Arc::new(ManualClock::default());
     let env = Env { clock: Arc::clone(&clock) as Arc<dyn Clock>, ..Env::in_memory(1) };
     let db = Db::builder(DIR)
