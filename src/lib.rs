@@ -58,7 +58,8 @@ pub mod vfs;
 pub use compression::Compression;
 pub use db::{
     Background, Builder, DEFAULT_KEYSPACE, Db, Durability, IterOptions, Keyspace, KeyspaceStats,
-    LevelStats, MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, SegmentReport, Snapshot, Stats, WriteBatch,
+    LevelStats, MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, SegmentReport, SegmentSummary, Snapshot, Stats,
+    WriteBatch,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use iter::RangeIter;

@@ -7,3 +7,63 @@ pub(crate) use arc_swap::ArcSwap;
 pub(crate) use parking_lot::{Condvar, Mutex, RwLock};
 pub(crate) use std::sync::Arc;
 pub(crate) use std::sync::atomic;
+
+use atomic::{AtomicU64, AtomicUsize, Ordering};
+
+const STRIPES: usize = 16;
+
+#[repr(align(64))]
+#[derive(Debug)]
+struct Stripe<const N: usize>([AtomicU64; N]);
+
+/// `N` counters that many threads add to without sharing cache lines: each thread has a stripe, which
+/// it shares with few others. Adding costs a few nanoseconds; reading sums the stripes.
+#[derive(Debug)]
+pub(crate) struct Striped<const N: usize>([Stripe<N>; STRIPES]);
+
+impl<const N: usize> Default for Striped<N> {
+    fn default() -> Self {
+        Striped(std::array::from_fn(|_| Stripe(std::array::from_fn(|_| AtomicU64::new(0)))))
+    }
+}
+
+impl<const N: usize> Striped<N> {
+    /// Adds to the counters of the calling thread's stripe.
+    #[inline]
+    pub(crate) fn add(&self, amounts: [u64; N]) {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static STRIPE: usize = NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES;
+        }
+        // A thread that is shutting down may have lost its number; any stripe will do.
+        let stripe = STRIPE.try_with(|stripe| *stripe).unwrap_or(0);
+        for (counter, amount) in self.0[stripe].0.iter().zip(amounts) {
+            if amount > 0 {
+                counter.fetch_add(amount, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The sums.
+    pub(crate) fn sums(&self) -> [u64; N] {
+        std::array::from_fn(|i| {
+            self.0.iter().map(|stripe| stripe.0[i].load(Ordering::Relaxed)).sum()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn striped_counters_lose_nothing_to_other_threads() {
+        let counters = Striped::<2>::default();
+        std::thread::scope(|scope| {
+            for _ in 0..20 {
+                scope.spawn(|| (0..1000).for_each(|n| counters.add([1, n % 2])));
+            }
+        });
+        assert_eq!(counters.sums(), [20_000, 10_000]);
+    }
+}

@@ -285,6 +285,26 @@ fn values_come_from_standard_input_and_hexadecimal() {
 }
 
 #[test]
+fn a_store_can_be_drawn() {
+    let place = Place::new();
+    place.ok(&["set", "db", "a", "1"]);
+    place.ok(&["stats", "db", "--plot", "empty.svg"]);
+    let empty = fs::read_to_string(place.path("empty.svg")).expect("a drawing");
+    assert!(empty.contains("no segments"), "{empty}");
+    // Keys that XML and terminals do not take as they are.
+    place.ok(&["set", "db", "3c0a26ff", "31", "--hex"]);
+    place.ok(&["compact", "db"]);
+    place.ok(&["stats", "db", "--plot", "out.svg"]);
+    let drawing = fs::read_to_string(place.path("out.svg")).expect("a drawing");
+    assert!(drawing.starts_with("<svg ") && drawing.ends_with("</svg>\n"), "{drawing}");
+    assert_eq!(drawing.matches("<title>segment ").count(), 1, "{drawing}");
+    assert!(drawing.contains(r"keys &lt;\n&amp;\xff to a<"), "{drawing}");
+    let place = Place::new();
+    place.fails(1, &["stats", "db", "--plot", "out.svg"]);
+    assert!(!place.path("out.svg").exists());
+}
+
+#[test]
 fn json_is_one_document_or_one_a_line() {
     let place = Place::new();
     assert_eq!(place.json(&["set", "db", "k", "v\n"]), json!({ "ok": true }));

@@ -19,6 +19,7 @@ mod batch;
 mod commit;
 mod keyspace;
 mod keyspace_core;
+mod layout;
 mod maintenance;
 mod open;
 mod options;
@@ -28,6 +29,7 @@ mod stats;
 
 pub use batch::{MAX_BATCH_BYTES, WriteBatch};
 pub use keyspace::{DEFAULT_KEYSPACE, Keyspace, MAX_KEYSPACE_NAME};
+pub use layout::SegmentSummary;
 pub use maintenance::SegmentReport;
 pub use options::{Background, Builder, Durability, IterOptions};
 pub use snapshot::Snapshot;

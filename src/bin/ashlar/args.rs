@@ -41,7 +41,7 @@ pub enum Command {
     Set(Set),
     Rm(Rm),
     Scan(Scan),
-    Stats(Database),
+    Stats(Stats),
     Compact(Compact),
     Verify(Verify),
     Segment(Segment),
@@ -61,6 +61,15 @@ pub enum KeyspaceCommand {
 }
 
 /// Show what a database holds and how it is doing.
+#[derive(Debug, clap::Args)]
+pub struct Stats {
+    /// The database directory.
+    pub db: PathBuf,
+    /// Also draw its levels, runs and segments into this SVG file, which is overwritten.
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+}
+
 #[derive(Debug, clap::Args)]
 pub struct Database {
     /// The database directory.

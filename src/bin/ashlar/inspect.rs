@@ -1,17 +1,22 @@
 //! `ashlar stats`, `compact` and `keyspace`: a database as a whole.
 
-use crate::args::{Compact, Database, Named};
+use crate::args::{self, Compact, Database, Named};
 use crate::bytes::escape;
 use crate::failure::Failure;
 use crate::open;
 use crate::output::{Output, answer};
+use crate::plot;
 use crate::point::done;
 use ashlardb::{Error, KeyspaceStats, Stats};
 use serde_json::{Value, json};
 
-pub fn stats(args: &Database, json: bool) -> Result<(), Failure> {
+pub fn stats(args: &args::Stats, json: bool) -> Result<(), Failure> {
     let db = open::existing(&args.db)?;
     let stats = db.stats();
+    if let Some(path) = &args.plot {
+        let drawing = plot::svg(&db.segments());
+        std::fs::write(path, drawing).map_err(|e| Failure::file("write", path, &e))?;
+    }
     answer(json, &stats_json(&stats), stats.to_string().trim_end())
 }
 

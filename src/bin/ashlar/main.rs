@@ -13,6 +13,7 @@ mod import;
 mod inspect;
 mod open;
 mod output;
+mod plot;
 mod point;
 mod progress;
 mod rows;
