@@ -27,6 +27,8 @@ use std::ops::Range;
 /// A data block in memory.
 pub(crate) struct Block {
     payload: Bytes,
+    /// Its length in the file.
+    pages: u32,
     entries: usize,
     width: usize,
     common: usize,
@@ -60,8 +62,10 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) enum Lookup {
     Found(Entry),
+    /// Versions of the key are here and none behind, but not one is visible.
+    Hidden,
     Absent,
-    /// Not visible here, but versions of the key may go on in the next block.
+    /// Versions of the key are here, not one is visible, and they may go on in the next block.
     GoOn,
 }
 
@@ -102,6 +106,7 @@ impl Block {
         let offsets = prefixes + width * entries;
         let block = Block {
             payload,
+            pages: header.pages,
             entries,
             width,
             common: usize::from(header.common),
@@ -138,6 +143,24 @@ impl Block {
     /// How many entries it has.
     pub(crate) fn len(&self) -> usize {
         self.entries
+    }
+
+    /// Where in memory a lookup looks first: at the hash bytes.
+    pub(crate) fn hot_address(&self) -> usize {
+        self.payload.as_ptr().addr() + self.hashes
+    }
+
+    /// Its length in the file, in pages.
+    pub(crate) fn pages(&self) -> u32 {
+        self.pages
+    }
+
+    /// Whether versions of `key` (with hash `hash`) are here whose newest one is in a block before.
+    pub(crate) fn goes_on_with(&self, key: &[u8], hash: u64) -> bool {
+        // The hash byte first: a lookup reads that anyway, but seldom the first entry.
+        self.payload.get(self.hashes) == Some(&hash_byte(hash))
+            && self.entry(0).is_some_and(|first| first.same_key)
+            && self.key(0) == key
     }
 
     /// What it occupies in memory, in bytes.
@@ -253,20 +276,23 @@ impl Block {
     /// The newest version of `key` (with hash `hash`) at or before `snapshot`.
     pub(crate) fn lookup(&self, key: &[u8], hash: u64, snapshot: SeqNo) -> Lookup {
         let hashes = self.payload.get(self.hashes..self.hashes + self.entries).unwrap_or_default();
-        let mut found = None;
+        let (mut found, mut is_here) = (None, false);
         for_each_match(hashes, hash_byte(hash), |i| {
             if self.key(i) == key
                 && let Some(entry) = self.entry(i)
-                && entry.seqno <= snapshot
             {
-                found = Some(entry);
+                is_here = true;
+                if entry.seqno <= snapshot {
+                    found = Some(entry);
+                }
             }
             found.is_some()
         });
         match found {
             Some(entry) => Lookup::Found(entry),
+            None if !is_here => Lookup::Absent,
             None if self.key(self.entries - 1) == key => Lookup::GoOn,
-            None => Lookup::Absent,
+            None => Lookup::Hidden,
         }
     }
 

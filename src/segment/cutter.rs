@@ -11,8 +11,8 @@
 //! plus one entry, and as much for compressed candidates.
 
 use super::format::{
-    BLOCK_HEADER_LEN, BlockHeader, ENTRY_HEADER_LEN, FLAG_SEQNO, MAX_BLOCK_PAGES, MAX_RAW,
-    common_prefix_len, prefix_of, trailer_len,
+    BLOCK_HEADER_LEN, BlockHeader, ENTRY_HEADER_LEN, FLAG_SAME_KEY, FLAG_SEQNO, MAX_BLOCK_PAGES,
+    MAX_RAW, common_prefix_len, prefix_of, trailer_len,
 };
 use crate::coding::{put_u16, u16_at};
 use crate::compression::{CODEC_NONE, Compression, Compressor};
@@ -126,6 +126,12 @@ impl Cutter {
         let flags = self.data.get(start + 6).copied().unwrap_or_default();
         let at = start + ENTRY_HEADER_LEN + if flags & FLAG_SEQNO != 0 { 8 } else { 0 };
         &self.data[at..at + len]
+    }
+
+    /// How many keys have their newest version among the first `entries` waiting ones.
+    pub(super) fn distinct_keys(&self, entries: usize) -> u32 {
+        let flags = |i: usize| self.data.get(self.start(i) + 6).copied().unwrap_or_default();
+        (0..entries).filter(|i| flags(*i) & FLAG_SAME_KEY == 0).count() as u32
     }
 
     fn start(&self, i: usize) -> usize {

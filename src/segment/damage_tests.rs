@@ -5,7 +5,7 @@ use super::tests::Version;
 use super::tests::{
     PATH, Random, codecs, env_with, newest, open, options, plain, read_file, write, write_in,
 };
-use super::{Damage, FileSource, SegmentOptions, SegmentReader};
+use super::{Damage, FileSource, PointIndex, SegmentOptions, SegmentReader};
 use crate::compression::Compression;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{Kind, PAGE};
@@ -291,7 +291,7 @@ fn newer_formats_are_unsupported_not_damaged() {
 #[test]
 fn a_codec_that_is_not_in_the_build_is_refused_by_name() {
     let env = Env::in_memory(1);
-    let result = SegmentWriter::create_in(&env, PATH, options(Compression::Zstd(3)));
+    let result = super::SegmentWriter::create_in(&env, PATH, options(Compression::Zstd(3)));
     assert!(matches!(result, Err(Error::InvalidOption { option: "compression", .. })));
     let (good, _) = small(Compression::None, None);
     let mut zstd = good;
@@ -344,7 +344,8 @@ fn a_sector_that_cannot_be_read_costs_its_block_and_is_reported() {
     let (env, _) = write(options(Compression::None), &versions);
     let victim = open(&env).blocks().nth(2).unwrap().unwrap();
     let source = Arc::new(BadSource(env, victim.offset + 600));
-    let reader = SegmentReader::open_with(source, PATH.into(), None).unwrap();
+    let reader =
+        SegmentReader::open_with(source, PATH.into(), None, PointIndex::default()).unwrap();
     let report = reader.verify().unwrap();
     let [damage] = &report.damage[..] else { panic!("{:?}", report.damage) };
     assert_eq!((damage.block, damage.offset), (Some(2), victim.offset));
@@ -356,4 +357,22 @@ fn a_sector_that_cannot_be_read_costs_its_block_and_is_reported() {
             Err(error) => assert!(lost && error.kind() == ErrorKind::Io),
         }
     }
+}
+
+#[test]
+fn a_hash_run_that_cannot_be_read_costs_only_speed_and_is_reported() {
+    let versions = plain(1000);
+    let (env, _) = write(options(Compression::None), &versions);
+    let section = open(&env).sections().into_iter().find(|s| s.name == "hash run").unwrap();
+    let source = Arc::new(BadSource(env, section.offset + 600));
+    let reader =
+        SegmentReader::open_with(source, PATH.into(), None, PointIndex::default()).unwrap();
+    for (key, _, _, value) in &versions {
+        assert_eq!(reader.get(key).unwrap().unwrap(), *value);
+    }
+    assert_eq!(reader.get(b"no such key").unwrap(), None);
+    assert_eq!(reader.hash_slices().unwrap_err().kind(), ErrorKind::Io);
+    let report = reader.verify().unwrap();
+    let [damage] = &report.damage[..] else { panic!("{:?}", report.damage) };
+    assert_eq!(damage.offset, section.offset);
 }

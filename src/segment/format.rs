@@ -43,10 +43,12 @@ pub(crate) const SECTION_BLOOM_PARTITIONS: u16 = 4;
 pub(crate) const SECTION_PROPERTIES: u16 = 5;
 pub(crate) const SECTION_TAG: u16 = 6;
 pub(crate) const SECTION_LAST_KEY: u16 = 7;
+pub(crate) const SECTION_HASH_RUN: u16 = 0x8001;
+pub(crate) const SECTION_HASH_RUN_PARTITIONS: u16 = 0x8002;
 /// Sections and properties with this bit may be skipped by a reader that does not know them.
 pub(crate) const OPTIONAL: u16 = 0x8000;
 
-/// Layout numbers of the index and bloom sections.
+/// Layout numbers of the index, bloom and hash run sections.
 pub(crate) const LAYOUT_SINGLE: u8 = 1;
 pub(crate) const LAYOUT_PARTITIONED: u8 = 2;
 
@@ -60,8 +62,8 @@ pub(crate) fn section_name(id: u16) -> &'static str {
         SECTION_PROPERTIES => "properties",
         SECTION_TAG => "compression tag",
         SECTION_LAST_KEY => "last key",
-        0x8001 => "hash run",
-        0x8002 => "hash run partitions",
+        SECTION_HASH_RUN => "hash run",
+        SECTION_HASH_RUN_PARTITIONS => "hash run partitions",
         0x8003 => "keys-only block",
         _ => "unknown",
     }
@@ -185,7 +187,8 @@ pub(crate) struct Section {
 }
 
 impl Section {
-    /// Whether the section consists of partitions that each have a checksum of their own.
+    /// Whether the section consists of partitions that each have a checksum of their own, and has
+    /// none itself.
     pub(crate) fn is_partitions(&self) -> bool {
         matches!(self.id, SECTION_INDEX_PARTITIONS | SECTION_BLOOM_PARTITIONS)
     }

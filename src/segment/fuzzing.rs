@@ -2,11 +2,13 @@
 
 use super::format::{
     BLOCK_HEADER_LEN, FOOTER_LEN, LAYOUT_PARTITIONED, SECTION_BLOOM, SECTION_BLOOM_PARTITIONS,
-    SECTION_INDEX, SECTION_INDEX_PARTITIONS,
+    SECTION_HASH_RUN, SECTION_HASH_RUN_PARTITIONS, SECTION_INDEX, SECTION_INDEX_PARTITIONS,
 };
+use super::hash_run::{HashPartition, Scope, Shape, read_entries};
 use super::{Block, SegmentReader};
 use crate::checksum::{checksum, uuid_salt};
 use crate::coding::{u16_at, u32_at, u64_at};
+use crate::hash::key_hash;
 use crate::types::{PAGE, SeqNo};
 use crate::vfs::{Env, OpenMode};
 use bytes::Bytes;
@@ -14,9 +16,10 @@ use std::hint::black_box;
 use std::path::Path;
 
 /// Treats the bytes as a segment file and reads it in every way: as it is, and again with all
-/// checksums made good, so that what lies behind them is reached.
+/// checksums made good, so that what lies behind them is reached; and as a partition of a hash run.
 pub fn segment_bytes(data: &[u8]) {
     exercise(data);
+    hash_partition(data);
     let mut sealed = data.to_vec();
     reseal(&mut sealed);
     exercise(&sealed);
@@ -47,6 +50,31 @@ pub fn data_block(data: &[u8]) {
     assert!(block.used_bytes(&header) <= bytes.len() as u64);
 }
 
+/// Treats the bytes as a partition of a hash run, made as long as its counts say.
+fn hash_partition(data: &[u8]) {
+    let Some([entries, more, dir_bits, scope]) = data.first_chunk::<4>() else { return };
+    let entries = usize::from(u16::from_le_bytes([*entries, *more])) % 4096;
+    let dir_bits = dir_bits % 17;
+    let scope = if scope & 1 == 0 { Scope::All } else { Scope::Slice(*scope) };
+    let mut bytes = (entries as u16).to_le_bytes().to_vec();
+    bytes.extend_from_slice(&[dir_bits, 0]);
+    bytes.extend_from_slice(&data[4..]);
+    bytes.resize(Shape::new(entries, u32::from(dir_bits), scope).len, 0);
+    let mut all = Vec::new();
+    let read = read_entries(&bytes, scope, 60_000, |h40, page| all.push((h40, page)));
+    let partition = HashPartition::decode(Bytes::from(bytes), scope, 60_000);
+    assert_eq!(read.is_ok(), partition.is_ok());
+    let Ok(partition) = partition else { return };
+    assert!(all.len() == entries && all.is_sorted());
+    for (i, (h40, page)) in all.iter().enumerate().step_by(1 + entries / 64) {
+        assert!(partition.probe(*h40).contains(&i));
+        assert_eq!(partition.page(i), *page);
+        let near = h40 ^ 1;
+        let expected = all.iter().filter(|entry| entry.0 == near).count();
+        assert_eq!(partition.probe(near).len(), expected);
+    }
+}
+
 fn exercise(data: &[u8]) {
     let env = Env::in_memory(1);
     let path = Path::new("fuzzed");
@@ -65,14 +93,19 @@ fn exercise(data: &[u8]) {
             keys.push(key.to_vec());
         }
         let got = reader.get(&key);
+        let hash = key_hash(&key, reader.properties().hash_seed);
+        let by_filter = reader.get_by_filter(&key, hash, SeqNo::MAX);
         if sound {
             assert_eq!(got.ok().flatten().as_deref(), Some(&*value));
+            let found = by_filter.ok().flatten().map(|found| found.value);
+            assert_eq!(found.as_deref(), Some(&*value));
         }
     }
     let backward = reader.get_range::<&[u8]>(..).rev().take_while(Result::is_ok).count() as u64;
     if sound {
         assert_eq!(forward, backward);
     }
+    exercise_hash_run(&reader, &keys, sound);
     for pair in keys.windows(2) {
         let [low, high] = pair else { continue };
         black_box(reader.get(low).is_ok());
@@ -82,6 +115,27 @@ fn exercise(data: &[u8]) {
     black_box(reader.last_key().is_ok());
     for block in reader.blocks() {
         black_box(block.is_ok());
+    }
+}
+
+/// Every slice of the hash run, and the lookups that it leads to.
+fn exercise_hash_run(reader: &SegmentReader, keys: &[Vec<u8>], sound: bool) {
+    let mut slices = reader.hash_slices();
+    let (mut entries, mut pages) = (0, vec![0, u16::MAX]);
+    for number in 0..=u8::MAX {
+        let Ok(slices) = &mut slices else { break };
+        let Ok(slice) = slices.slice(number) else { continue };
+        assert!(slice.is_sorted() && slice.iter().all(|(h40, _)| h40 >> 32 == u64::from(number)));
+        assert!(slice.iter().all(|(_, page)| u64::from(*page) < reader.data_bytes() / PAGE as u64));
+        entries += slice.len() as u64;
+        pages.extend(slice.iter().take(2).map(|(_, page)| *page));
+    }
+    if sound && reader.has_hash_run() {
+        assert_eq!(entries, reader.properties().distinct_keys);
+    }
+    for (key, page) in keys.iter().zip(pages.iter().cycle()) {
+        let hash = key_hash(key, reader.properties().hash_seed);
+        black_box(reader.get_at_page(u32::from(*page), key, hash, SeqNo::MAX).is_ok());
     }
 }
 
@@ -120,6 +174,7 @@ pub(super) fn reseal(data: &mut [u8]) {
         }
         reseal_partitions(data, &sections, SECTION_INDEX, SECTION_INDEX_PARTITIONS, salt);
         reseal_partitions(data, &sections, SECTION_BLOOM, SECTION_BLOOM_PARTITIONS, salt);
+        reseal_partitions(data, &sections, SECTION_HASH_RUN, SECTION_HASH_RUN_PARTITIONS, salt);
         for (id, start, len, sum_at) in sections {
             // The partitions have checksums of their own.
             if matches!(id, SECTION_INDEX_PARTITIONS | SECTION_BLOOM_PARTITIONS) {

@@ -14,8 +14,8 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
-/// Footer, sections and properties of a segment, and whatever of its index and bloom filter was
-/// loaded by readers without a cache. `Send + Sync`.
+/// Footer, sections and properties of a segment, and whatever of its index, bloom filter and
+/// hash run was loaded by readers without a cache. `Send + Sync`.
 pub struct SegmentMetadata {
     pub(super) footer: Footer,
     pub(super) footer_checksum: u64,
@@ -138,17 +138,40 @@ pub(super) fn read_at(
     len: u64,
     file_len: u64,
 ) -> Result<Vec<u8>> {
-    const CUT: &str = "the file ends before it";
+    let mut bytes = vec![0; check_range(path, offset, len, file_len)?];
+    fill(file, path, offset, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// The same, behind what the buffer holds.
+pub(super) fn read_onto(
+    file: &dyn VfsFile,
+    path: &Path,
+    offset: u64,
+    len: u64,
+    file_len: u64,
+    bytes: &mut Vec<u8>,
+) -> Result<()> {
+    let start = bytes.len();
+    bytes.resize(start + check_range(path, offset, len, file_len)?, 0);
+    fill(file, path, offset, bytes.get_mut(start..).unwrap_or_default())
+}
+
+const CUT: &str = "the file ends before it";
+
+/// The length, if the range is within the file and fits memory.
+fn check_range(path: &Path, offset: u64, len: u64, file_len: u64) -> Result<usize> {
     if offset.checked_add(len).is_none_or(|end| end > file_len) {
         return Err(Error::corruption(path, offset, CUT));
     }
-    let len = usize::try_from(len).map_err(|_| {
+    usize::try_from(len).map_err(|_| {
         Error::io("read", path, io::Error::other("it does not fit this machine's memory"))
-    })?;
-    let mut bytes = vec![0; len];
-    file.read_exact_at(&mut bytes, offset).map_err(|error| match error.kind() {
+    })
+}
+
+fn fill(file: &dyn VfsFile, path: &Path, offset: u64, bytes: &mut [u8]) -> Result<()> {
+    file.read_exact_at(bytes, offset).map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => Error::corruption(path, offset, CUT),
         _ => Error::io("read", path, error),
-    })?;
-    Ok(bytes)
+    })
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0            data block 0, data block 1, …     each a multiple of 4096 bytes
-//! meta_offset  block index, bloom filter, compression tag, last key, properties
+//! meta_offset  block index, bloom filter, hash run, compression tag, last key, properties
 //!              section table
 //! end - 96     footer
 //! ```
@@ -15,7 +15,7 @@
 //! Invariants: every byte is covered by a checksum that binds it to the file and its place; bytes
 //! from a file are checked when they are loaded, and any bytes at all give a value or a typed
 //! error; a damaged data block costs only its own keys. Opening reads footer, section table and
-//! properties; index and filter load on first use.
+//! properties; index, filter and hash run load on first use.
 //!
 //! Called by flush, compaction, the version room and the database; standalone by users. A reader
 //! is `Send + Sync` and cheap to clone; a writer, a cursor and an iterator belong to one thread at a
@@ -28,23 +28,34 @@ mod cutter;
 #[cfg(test)]
 mod damage_tests;
 mod format;
+mod frames;
 #[doc(hidden)]
 pub mod fuzzing;
+mod hash_run;
+mod hash_run_build;
+#[cfg(test)]
+mod hash_run_tests;
+mod hash_slices;
 mod index;
 mod inspect;
 mod metadata;
+mod point;
 mod properties;
 mod range;
 mod reader;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod verify_hash_run;
 mod writer;
 
 pub(crate) use block::Block;
 pub(crate) use cursor::{CursorOptions, SegmentCursor};
+pub(crate) use frames::Frames;
+pub(crate) use hash_slices::HashSlices;
 pub use inspect::{BlockInfo, Blocks, SectionInfo};
 pub use metadata::SegmentMetadata;
+pub(crate) use point::PointIndex;
 pub use properties::Properties;
 pub use range::SegmentRange;
 pub use reader::SegmentReader;
@@ -69,6 +80,10 @@ pub struct SegmentOptions {
     /// Bytes of key prefix, 0 (the default), 2, 4 or 8, kept beside each entry so that a search in
     /// a block touches fewer cache lines.
     pub prefix_width: u8,
+    /// Whether to write a hash run (the default): 5 to 6 bytes a key that lead from a key straight
+    /// to its block, which is faster than bloom filter and block index, and lets through fewer than
+    /// one absent key in a hundred thousand.
+    pub hash_run: bool,
     /// The keyspace that it belongs to; `None` (the default) for a standalone segment.
     pub keyspace: Option<KeyspaceId>,
     /// The seed of key hashes; `None` (the default) for a random one.
@@ -81,6 +96,7 @@ impl Default for SegmentOptions {
             compression: Compression::default(),
             bloom_bits_per_key: 10,
             prefix_width: 0,
+            hash_run: true,
             keyspace: None,
             hash_seed: None,
         }
@@ -128,6 +144,12 @@ pub(crate) struct Found {
     pub(crate) value: Bytes,
 }
 
+impl Found {
+    fn new(block: &Block, entry: &block::Entry) -> Found {
+        Found { seqno: entry.seqno, kind: entry.kind, value: block.share(&entry.value) }
+    }
+}
+
 /// Where a reader gets its open file from: a database pools them.
 pub(crate) trait FileSource: Send + Sync {
     /// The open file; always the same one.
@@ -137,8 +159,6 @@ pub(crate) trait FileSource: Send + Sync {
 /// A piece of a segment, checked and decoded, as a cache holds it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) enum Part {
-    /// A data block.
-    Block(Arc<Block>),
     /// The section *block index*, as far as its layout goes.
     IndexRoot(Arc<index::IndexRoot>),
     /// A partition of the block index.
@@ -147,13 +167,16 @@ pub(crate) enum Part {
     BloomRoot(Arc<bloom::FilterRoot>),
     /// A partition of the bloom filter.
     Bloom(Arc<bloom::Filter>),
+    /// The section *hash run*, as far as its layout goes.
+    HashRoot(Arc<hash_run::HashRoot>),
+    /// A partition of the hash run; `None` if it is damaged.
+    HashRun(Arc<Option<hash_run::HashPartition>>),
 }
 
 impl Part {
     /// What it occupies in memory, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Part::Block(block) => block.bytes(),
             Part::IndexRoot(root) => match root.as_ref() {
                 index::IndexRoot::Single(index) => index.bytes(),
                 index::IndexRoot::Partitioned(top) => top.bytes(),
@@ -161,15 +184,34 @@ impl Part {
             Part::Index(index) => index.bytes(),
             Part::BloomRoot(root) => root.bytes(),
             Part::Bloom(filter) => filter.bytes(),
+            Part::HashRoot(root) => root.bytes(),
+            Part::HashRun(run) => {
+                size_of::<Option<hash_run::HashPartition>>()
+                    + run.as_ref().as_ref().map_or(0, hash_run::HashPartition::bytes)
+            }
         }
     }
 }
 
-/// A cache of parts, shared by all readers. `file` is a number that is never reused, `offset` that
-/// of the part in the file.
+/// A cache of blocks and parts, shared by all readers. `file` is a number that is never reused,
+/// `offset` that of the part in the file. Blocks stand in a table of each reader ([`Frames`]), of which
+/// the cache keeps the books.
 pub(crate) trait BlockCache: Send + Sync {
     /// The part, if it is there.
     fn get(&self, file: u64, offset: u64) -> Option<Part>;
     /// Offers a part; the cache may decline it.
     fn insert(&self, file: u64, offset: u64, part: Part);
+    /// Hears that a block was put into a table, and what it takes in bytes; may
+    /// [evict](Frames::evict) any.
+    fn admit(&self, frames: &Arc<Frames>, page: u64, bytes: u64);
+    /// Hears that a block is gone that took so many bytes.
+    fn release(&self, bytes: u64);
+    /// Hears that tables take so many bytes more.
+    fn grow(&self, bytes: u64);
+    /// Hears that tables take so many bytes less.
+    fn shrink(&self, bytes: u64);
+    /// Whether tables take so much that empty parts of them should go.
+    fn is_crowded(&self) -> bool;
+    /// Hears whether a block that was looked up was there.
+    fn count(&self, hit: bool);
 }

@@ -1,17 +1,16 @@
-//! Reads a segment: point lookups, and the loading of blocks, index and filter for everyone else.
+//! Reads a segment: opening, the block index, and the loading of blocks and parts for everyone else.
+//! Point lookups are in `point`.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
 
-use super::block::Lookup;
-use super::bloom::{Filter, FilterRoot, partition_of};
 use super::cursor::{CursorOptions, SegmentCursor};
 use super::format::{
-    MAX_BLOCK_PAGES, MAX_RAW, SECTION_BLOOM, SECTION_BLOOM_PARTITIONS, SECTION_INDEX,
-    SECTION_INDEX_PARTITIONS, SECTION_LAST_KEY, Section,
+    MAX_BLOCK_PAGES, SECTION_INDEX, SECTION_INDEX_PARTITIONS, SECTION_LAST_KEY, Section,
 };
 use super::index::{Handle, IndexPartition, IndexRoot};
-use super::metadata::{SegmentMetadata, check_section, read_at};
-use super::{Block, BlockCache, FileSource, Found, Part, Properties, padding_ratio};
+use super::metadata::{SegmentMetadata, check_section, read_at, read_onto};
+use super::point::PointIndex;
+use super::{Block, BlockCache, FileSource, Frames, Part, Properties, padding_ratio};
 use crate::checksum::checksum;
 use crate::error::{Error, Malformed, Result};
 use crate::hash::key_hash;
@@ -33,7 +32,10 @@ pub(super) struct Inner {
     source: Arc<dyn FileSource>,
     pub(super) path: PathBuf,
     pub(super) meta: Arc<SegmentMetadata>,
-    cache: Option<(Arc<dyn BlockCache>, u64)>,
+    pub(super) cache: Option<(Arc<dyn BlockCache>, u64)>,
+    /// The cached data blocks, if there is a cache.
+    pub(super) frames: Option<Arc<Frames>>,
+    pub(super) points: PointIndex,
 }
 
 impl std::fmt::Debug for SegmentReader {
@@ -99,7 +101,8 @@ impl SegmentReader {
     /// As [`open`](Self::open).
     pub fn open_in(env: &Env, path: impl AsRef<Path>) -> Result<SegmentReader> {
         let path = path.as_ref();
-        SegmentReader::open_with(open_file(env, path)?, path.to_path_buf(), None)
+        let source = open_file(env, path)?;
+        SegmentReader::open_with(source, path.to_path_buf(), None, PointIndex::HashRun)
     }
 
     /// Opens a segment whose metadata was kept. Reads the footer only.
@@ -125,19 +128,31 @@ impl SegmentReader {
         let path = path.as_ref();
         let source = open_file(env, path)?;
         metadata.check_same(source.file()?.as_ref(), path)?;
-        let inner = Inner { source, path: path.to_path_buf(), meta: metadata, cache: None };
+        let inner = Inner {
+            source,
+            path: path.to_path_buf(),
+            meta: metadata,
+            cache: None,
+            frames: None,
+            points: PointIndex::HashRun,
+        };
         Ok(SegmentReader { inner: Arc::new(inner) })
     }
 
     /// Opens a segment of a database. With a cache, parts are kept there under the given number;
-    /// without, index and filter stay in the metadata and data blocks are not kept.
+    /// without, index, filter and hash run stay in the metadata and data blocks are not kept.
+    /// `points` says how a key's block is found.
     pub(crate) fn open_with(
         source: Arc<dyn FileSource>,
         path: PathBuf,
         cache: Option<(Arc<dyn BlockCache>, u64)>,
+        points: PointIndex,
     ) -> Result<SegmentReader> {
         let meta = Arc::new(SegmentMetadata::read(source.file()?.as_ref(), &path)?);
-        Ok(SegmentReader { inner: Arc::new(Inner { source, path, meta, cache }) })
+        let pages = meta.footer.meta_offset / PAGE as u64;
+        let frames = cache.as_ref().map(|(cache, _)| Frames::new(Arc::clone(cache), pages));
+        let inner = Inner { source, path, meta, cache, frames, points };
+        Ok(SegmentReader { inner: Arc::new(inner) })
     }
 
     /// What was loaded so far, to open the same file again with.
@@ -197,8 +212,9 @@ impl SegmentReader {
         Ok(Key(self.read_section(&section)?))
     }
 
-    /// The value of a key, if it is there and not deleted. Reads at most one block, or a few if the
-    /// key has very many versions; none if the bloom filter excludes the key.
+    /// The value of a key, if it is there and not deleted. Reads one block, or a few if the key has
+    /// very many versions; for an absent key almost always none. The hash run, or without one the
+    /// block index, is read at the first lookups that need it.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Corruption`] or [`Error::UnsupportedFormat`] if what holds the
@@ -207,31 +223,6 @@ impl SegmentReader {
         let hash = key_hash(key, self.properties().hash_seed);
         let found = self.get_at(key, hash, SeqNo::MAX)?;
         Ok(found.filter(|found| found.kind == Kind::Put).map(|found| Value(found.value)))
-    }
-
-    /// The newest version of a key at or before a snapshot, tombstones included. `hash` is the
-    /// key's under the seed of this segment.
-    pub(crate) fn get_at(&self, key: &[u8], hash: u64, snapshot: SeqNo) -> Result<Option<Found>> {
-        if !self.may_contain(hash)? {
-            return Ok(None);
-        }
-        let mut next = self.find(key, false)?;
-        while let Some(position) = next {
-            let Some(handle) = position.handle() else { break };
-            let block = self.load_block(&handle, true)?;
-            match block.lookup(key, hash, snapshot) {
-                Lookup::Found(entry) => {
-                    return Ok(Some(Found {
-                        seqno: entry.seqno,
-                        kind: entry.kind,
-                        value: block.share(&entry.value),
-                    }));
-                }
-                Lookup::Absent => break,
-                Lookup::GoOn => next = self.following(position)?,
-            }
-        }
-        Ok(None)
     }
 
     /// A cursor over all entries.
@@ -259,47 +250,6 @@ impl SegmentReader {
         };
         let data = self.data_bytes();
         Ok(end.unwrap_or(data).saturating_sub(start.unwrap_or(data)))
-    }
-
-    /// Whether the bloom filter lets a key with this hash through. A damaged filter lets all
-    /// through: the data blocks have the answer, and `verify` reports the filter.
-    pub(super) fn may_contain(&self, hash: u64) -> Result<bool> {
-        let Some(section) = self.inner.meta.section(SECTION_BLOOM) else { return Ok(true) };
-        let part = self.part(section.offset, || self.load_filter_root(section))?;
-        let Part::BloomRoot(root) = part else { return Ok(true) };
-        let parts = match root.as_ref() {
-            FilterRoot::Single(filter) => return Ok(filter.may_contain(hash)),
-            FilterRoot::Partitioned(parts) => parts,
-        };
-        let Some(part) = parts.get(partition_of(hash, parts.len())) else { return Ok(true) };
-        let base = self.section(SECTION_BLOOM_PARTITIONS)?.offset;
-        let offset = base + part.offset;
-        let loaded = self.part(offset, || {
-            let filter = self
-                .read_checked(offset, u64::from(part.len), part.checksum)
-                .and_then(|bytes| Filter::decode(&bytes).map_err(|m| self.malformed(m, offset)));
-            Ok(Part::Bloom(Arc::new(Self::or_unusable(filter, Filter::Unusable)?)))
-        })?;
-        Ok(if let Part::Bloom(filter) = loaded { filter.may_contain(hash) } else { true })
-    }
-
-    fn load_filter_root(&self, section: &Section) -> Result<Part> {
-        let partitions = self.inner.meta.section(SECTION_BLOOM_PARTITIONS).map_or(0, |s| s.len);
-        let root = self.read_section(section).and_then(|bytes| {
-            FilterRoot::decode(&bytes, partitions).map_err(|m| self.malformed(m, section.offset))
-        });
-        let root = Self::or_unusable(root, FilterRoot::Single(Filter::Unusable))?;
-        Ok(Part::BloomRoot(Arc::new(root)))
-    }
-
-    fn or_unusable<T>(loaded: Result<T>, unusable: T) -> Result<T> {
-        match loaded {
-            Err(error @ Error::Corruption { .. }) => {
-                tracing::warn!(%error, "a bloom filter is damaged and not used");
-                Ok(unusable)
-            }
-            other => other,
-        }
     }
 
     /// The first block whose separator is at or after the key (with `after`: after it).
@@ -419,21 +369,21 @@ impl SegmentReader {
     /// The block, from the cache if there is one. `fill` says whether to put it there; blocks of
     /// more than 64 KiB, stored or raw, never are.
     pub(super) fn load_block(&self, handle: &Handle, fill: bool) -> Result<Arc<Block>> {
-        let offset = handle.offset();
-        let cache = self.inner.cache.as_ref().filter(|_| handle.pages as usize <= MAX_BLOCK_PAGES);
-        if let Some((cache, file)) = cache
-            && let Some(Part::Block(block)) = cache.get(*file, offset)
-        {
+        let page = u64::from(handle.first_page);
+        // A block that was loaded by its page alone was not held against the index.
+        let named = |block: &Arc<Block>| {
+            let same = block.pages() == handle.pages && block.len() == usize::from(handle.entries);
+            same.then(|| Arc::clone(block))
+        };
+        let frames = self.inner.frames.as_ref();
+        let frames = frames.filter(|_| handle.pages as usize <= MAX_BLOCK_PAGES);
+        if let Some(block) = frames.and_then(|frames| frames.with(page, named)).flatten() {
             return Ok(block);
         }
-        let bytes = Bytes::from(self.read(offset, handle.len())?);
+        let bytes = Bytes::from(self.read(handle.offset(), handle.len())?);
         let block = Arc::new(self.decode_block(handle, &bytes)?);
-        // A huge value may have shrunk to few pages; it counts by what it takes in memory.
-        if let Some((cache, file)) = cache
-            && fill
-            && block.payload_len() <= MAX_RAW
-        {
-            cache.insert(*file, offset, Part::Block(Arc::clone(&block)));
+        if fill {
+            self.keep_block(page, &block);
         }
         Ok(block)
     }
@@ -456,7 +406,7 @@ impl SegmentReader {
     }
 
     /// A part of the meta block: from cache or metadata, else loaded and put there.
-    fn part(&self, offset: u64, load: impl FnOnce() -> Result<Part>) -> Result<Part> {
+    pub(super) fn part(&self, offset: u64, load: impl FnOnce() -> Result<Part>) -> Result<Part> {
         let Some((cache, file)) = &self.inner.cache else {
             if let Some(part) = self.inner.meta.parts.read().get(&offset) {
                 return Ok(part.clone());
@@ -503,6 +453,12 @@ impl SegmentReader {
     pub(super) fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>> {
         let file = self.inner.source.file()?;
         read_at(file.as_ref(), &self.inner.path, offset, len, self.file_len())
+    }
+
+    /// Reads bytes, behind what the buffer holds.
+    pub(super) fn read_onto(&self, offset: u64, len: u64, bytes: &mut Vec<u8>) -> Result<()> {
+        let file = self.inner.source.file()?;
+        read_onto(file.as_ref(), &self.inner.path, offset, len, self.file_len(), bytes)
     }
 
     /// The open file.

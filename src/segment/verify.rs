@@ -6,12 +6,13 @@
 
 use super::bloom::{Filter, FilterRoot, partition_of};
 use super::format::{
-    SECTION_BLOOM, SECTION_BLOOM_PARTITIONS, SECTION_INDEX, SECTION_INDEX_PARTITIONS,
-    SECTION_LAST_KEY, SECTION_PROPERTIES, SECTION_TAG,
+    SECTION_BLOOM, SECTION_BLOOM_PARTITIONS, SECTION_HASH_RUN_PARTITIONS, SECTION_INDEX,
+    SECTION_INDEX_PARTITIONS, SECTION_LAST_KEY, SECTION_PROPERTIES, SECTION_TAG,
 };
 use super::index::{Handle, IndexPartition, IndexRoot};
 use super::metadata::SegmentMetadata;
 use super::reader::SegmentReader;
+use super::verify_hash_run::{HashDamage, HashNotes};
 use super::{Block, Properties};
 use crate::coding::u32_at;
 use crate::error::{Error, Result};
@@ -54,7 +55,8 @@ pub struct Damage {
 
 impl SegmentReader {
     /// Reads and checks everything: every checksum, every entry and its place in the order, hash
-    /// bytes, prefixes, zeros, separators, bloom filter, properties. Costs a read of the whole file.
+    /// bytes, prefixes, zeros, separators, bloom filter, hash run, properties. Costs a read of the
+    /// whole file, and 8 bytes of memory for each key in a hash run.
     ///
     /// # Errors
     /// [`Error::UnsupportedFormat`] if some of it cannot be judged by this build; [`Error::Io`] if
@@ -78,6 +80,7 @@ impl SegmentReader {
             all_read: true,
             filters: Vec::new(),
             filter_lacks: false,
+            hash_notes: HashNotes::new(self),
             separator: None,
             number: Some(0),
             progress,
@@ -88,7 +91,7 @@ impl SegmentReader {
         verifier.index()?;
         verifier.compare_totals()?;
         (verifier.progress)(self.file_len(), self.file_len());
-        Ok(verifier.report)
+        verifier.hash_run()
     }
 }
 
@@ -104,6 +107,7 @@ struct Verifier<'a> {
     all_read: bool,
     filters: Vec<Filter>,
     filter_lacks: bool,
+    hash_notes: HashNotes,
     /// The separator of the block before, if known.
     separator: Option<Vec<u8>>,
     /// The number of the next block, if known.
@@ -161,7 +165,10 @@ impl Verifier<'_> {
 
     fn sections(&mut self) -> Result<()> {
         for section in &self.reader.inner.meta.sections {
-            if section.is_partitions() || section.id == SECTION_PROPERTIES {
+            // The partitions have checksums of their own, and the properties were just read.
+            if section.is_partitions()
+                || matches!(section.id, SECTION_PROPERTIES | SECTION_HASH_RUN_PARTITIONS)
+            {
                 continue;
             }
             let read = self.reader.read_section(section);
@@ -331,7 +338,7 @@ impl Verifier<'_> {
                 return Err(damaged("the separator in front of the block is wrong"));
             }
         }
-        self.count(&block);
+        self.count(&block, handle.first_page);
         self.totals.stored_bytes += block.used_bytes(&header);
         self.before = block
             .entry(block.len() - 1)
@@ -341,7 +348,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    fn count(&mut self, block: &Block) {
+    fn count(&mut self, block: &Block, page: u32) {
         self.report.blocks += 1;
         self.report.entries += block.len() as u64;
         self.totals.blocks += 1;
@@ -361,6 +368,7 @@ impl Verifier<'_> {
             }
             self.totals.distinct_keys += 1;
             let hash = key_hash(key, self.reader.properties().hash_seed);
+            self.hash_notes.add(hash, page);
             let filter = match self.filters.as_slice() {
                 [] => continue,
                 [filter] => Some(filter),
@@ -397,5 +405,17 @@ impl Verifier<'_> {
             self.damage(section.offset, "the last key is not that of the last entry");
         }
         Ok(())
+    }
+
+    /// Holds the hash run against the blocks; the end of verifying.
+    fn hash_run(mut self) -> Result<VerifyReport> {
+        let notes = std::mem::replace(&mut self.hash_notes, HashNotes::new(self.reader));
+        for damage in notes.compare(self.reader, self.all_read) {
+            match damage {
+                HashDamage::Part(at, error) => self.note(error, at, None, None)?,
+                HashDamage::Whole(at, what) => self.damage(at, what),
+            }
+        }
+        Ok(self.report)
     }
 }

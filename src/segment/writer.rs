@@ -5,19 +5,19 @@
 //!                                ↘ index builder, key hashes, counts → meta block at finish
 //! ```
 //!
-//! Memory: 8 bytes a key for the bloom filter, about 25 bytes a block for the index, a write
-//! buffer of 256 KiB, and the longest entry. An error of the file system is final: every later
+//! Memory: 8 bytes a key for bloom filter and hash run, 16 while finishing, about 33 bytes a block
+//! for the index and the hash run, a write buffer of 256 KiB, and the longest entry. An error of the file system is final: every later
 //! call returns it.
 
 use super::cutter::{Cut, Cutter};
 use super::format::{
     BLOCK_HEADER_LEN, ENTRY_HEADER_LEN, FLAG_SAME_KEY, FLAG_SEQNO, FOOTER_LEN, Footer, MAX_KEYS,
-    MAX_START_PAGES, SECTION_BLOOM, SECTION_BLOOM_PARTITIONS, SECTION_INDEX,
-    SECTION_INDEX_PARTITIONS, SECTION_LAST_KEY, SECTION_PROPERTIES, SECTION_TAG, Section,
-    encode_table,
+    MAX_START_PAGES, SECTION_BLOOM, SECTION_BLOOM_PARTITIONS, SECTION_HASH_RUN,
+    SECTION_HASH_RUN_PARTITIONS, SECTION_INDEX, SECTION_INDEX_PARTITIONS, SECTION_LAST_KEY,
+    SECTION_PROPERTIES, SECTION_TAG, Section, encode_table,
 };
 use super::index::{IndexBuilder, shortest_separator};
-use super::{Properties, SegmentInfo, SegmentOptions, bloom};
+use super::{Properties, SegmentInfo, SegmentOptions, bloom, hash_run, hash_run_build};
 use crate::checksum::{checksum, uuid_salt};
 use crate::coding::{put_u16, put_u32, put_u64};
 use crate::compression::Compression;
@@ -46,7 +46,11 @@ pub struct SegmentWriter {
     uuid: [u8; 16],
     cutter: Cutter,
     index: IndexBuilder,
+    /// Of each distinct key, in order; empty if nobody needs them.
     hashes: Vec<u64>,
+    /// Of each block in which a key starts: its page, and how many do.
+    starts: Vec<(u16, u32)>,
+    hash_run_single_max: usize,
     properties: Properties,
     last_key: Vec<u8>,
     last_seqno: SeqNo,
@@ -120,6 +124,8 @@ impl SegmentWriter {
             cutter,
             index: IndexBuilder::default(),
             hashes: Vec::new(),
+            starts: Vec::new(),
+            hash_run_single_max: hash_run_build::SINGLE_MAX,
             properties,
             last_key: Vec::new(),
             last_seqno: SeqNo::MAX,
@@ -136,6 +142,12 @@ impl SegmentWriter {
     #[cfg(test)]
     pub(crate) fn set_partition_len(&mut self, len: usize) {
         self.partition_len = len;
+    }
+
+    /// Cuts a hash run of more keys than this into partitions, so that tests need not be large.
+    #[cfg(test)]
+    pub(crate) fn set_hash_run_single_max(&mut self, keys: usize) {
+        self.hash_run_single_max = keys;
     }
 
     /// Adds a key, which must be above the one before, and its value.
@@ -176,7 +188,7 @@ impl SegmentWriter {
         }
         if !same_key {
             self.last_hash = key_hash(key, self.properties.hash_seed);
-            if self.options.bloom_bits_per_key > 0 {
+            if self.options.bloom_bits_per_key > 0 || self.options.hash_run {
                 self.hashes.push(self.last_hash);
             }
         }
@@ -277,6 +289,14 @@ impl SegmentWriter {
         self.block_end.clear();
         self.block_end.extend_from_slice(self.cutter.key(cut.entries - 1));
         self.index.block(self.pages, cut.entries as u16);
+        let starting = self.cutter.distinct_keys(cut.entries);
+        if self.options.hash_run && starting > 0 {
+            match u16::try_from(self.pages) {
+                Ok(page) => self.starts.push((page, starting)),
+                // `add` lets no key start that far back; if one did, no run could say where.
+                Err(_) => self.options.hash_run = false,
+            }
+        }
         let offset = u64::from(self.pages) * PAGE as u64;
         let used = self.cutter.write(cut, &mut self.out, uuid_salt(&self.uuid), offset);
         debug_assert!(used >= BLOCK_HEADER_LEN && used <= cut.pages * PAGE);
@@ -332,6 +352,12 @@ impl SegmentWriter {
             }
             put(&mut meta, SECTION_BLOOM, &root, true);
         }
+        if let Some(run) = self.hash_run(meta_offset + meta.len() as u64) {
+            if let Some(partitions) = run.partitions {
+                put(&mut meta, SECTION_HASH_RUN_PARTITIONS, &partitions, true);
+            }
+            put(&mut meta, SECTION_HASH_RUN, &run.root, true);
+        }
         let mut tag = vec![self.options.compression.codec()];
         let level = if let Compression::Zstd(level) = self.options.compression { level } else { 0 };
         tag.extend_from_slice(&level.to_le_bytes());
@@ -353,6 +379,26 @@ impl SegmentWriter {
         self.out.extend_from_slice(&table);
         self.out.extend_from_slice(&footer);
         footer_checksum
+    }
+
+    /// The hash run, whose partitions are to lie at `base`, if there is to be one. Uses up the
+    /// hashes.
+    fn hash_run(&mut self, base: u64) -> Option<hash_run_build::HashSections> {
+        if !self.options.hash_run {
+            return None;
+        }
+        let mut entries = std::mem::take(&mut self.hashes);
+        let mut hashes = entries.iter_mut();
+        for (page, keys) in &self.starts {
+            for hash in hashes.by_ref().take(*keys as usize) {
+                *hash = hash_run::h40(*hash) << 16 | u64::from(*page);
+            }
+        }
+        debug_assert_eq!(hashes.len(), 0, "every key starts in some block");
+        let salt = uuid_salt(&self.uuid);
+        hash_run_build::build(entries, self.hash_run_single_max, |at, bytes| {
+            checksum(salt, base + at, bytes)
+        })
     }
 
     /// How often a block was compressed.

@@ -4,7 +4,8 @@ use super::bytes::{checksum, hex, put, u16_at, u32_at, u64_at};
 use super::damage_databases;
 use super::database::Files;
 use super::segment::{
-    self, BLOOM, BLOOM_PARTITIONS, INDEX, INDEX_PARTITIONS, LAST_KEY, Layout, PAGE,
+    self, BLOOM, BLOOM_PARTITIONS, HASH_RUN, HASH_RUN_PARTITIONS, INDEX, INDEX_PARTITIONS,
+    LAST_KEY, Layout, PAGE,
 };
 use super::segment::{PROPERTIES, TAG};
 use std::fmt::Write;
@@ -202,6 +203,7 @@ fn segments(golden: &Files) -> Vec<Damaged> {
     damaged_meta(&plain, &mut cases);
     damaged_ends(&plain, &mut cases);
     damaged_partitions(golden, &mut cases);
+    damaged_hash_runs(golden, &mut cases);
     for base in ["text-lz4", "text-zstd"] {
         if !golden.contains_key(&format!("segments/{base}.seg")) {
             continue;
@@ -422,4 +424,52 @@ fn damaged_partitions(golden: &Files, cases: &mut Vec<Damaged>) {
     let file = bloom.flipped(parts + 1_000);
     let defect = "a bit flipped in the first partition of the bloom filter";
     cases.push(bloom.case("bloom-partition", defect, expected, file));
+}
+
+/// Nothing but speed is lost with a hash run: verifying notices.
+fn damaged_hash_runs(golden: &Files, cases: &mut Vec<Damaged>) {
+    let verifying = |at| Expected::new("verify", "corruption", at).lost(0).verify(&[at]);
+    let single = Patient::new(golden, "hash-run");
+    let root = single.section(HASH_RUN);
+    let length = single.layout.section(HASH_RUN).expect("it").length;
+    let defect = "a bit flipped in the hash run";
+    let file = single.flipped(root + 100);
+    cases.push(single.case("hash-run", defect, verifying(root), file));
+    let resealed: [(&str, usize, &[u8], &str); 4] = [
+        ("layout-3", 0, &[3], "layout 3"),
+        ("reserved", 4, &[1], "its reserved field set"),
+        ("count", 1, &[139], "an entry fewer than there is room for"),
+        ("page", length - 2, &[0xff, 0xff], "a page behind the data blocks"),
+    ];
+    for (name, at, new, what) in resealed {
+        let mut expected = verifying(root);
+        if name == "layout-3" {
+            expected = Expected::new("verify", "unsupported", root).lost(0).unjudged();
+        }
+        let defect = format!("the hash run has {what}, all checksums fit");
+        let file = single.section_resealed(HASH_RUN, at, new);
+        cases.push(single.case(&format!("hash-run-{name}"), &defect, expected, file));
+    }
+    // The last key of the run in another block, which exists.
+    let page = u16_at(&single.file, root + length - 2) ^ 1;
+    let file = single.section_resealed(HASH_RUN, length - 2, &page.to_le_bytes());
+    let defect = "the hash run names the wrong page for a key, all checksums fit";
+    cases.push(single.case("hash-run-wrong-page", defect, verifying(root), file));
+
+    let cut = Patient::new(golden, "hash-run-cut");
+    let root = cut.section(HASH_RUN);
+    let parts = cut.section(HASH_RUN_PARTITIONS);
+    let second = parts + u64_at(&cut.file, root + 5 + 20) as usize;
+    let defect = "a bit flipped in the second partition of the hash run";
+    let file = cut.flipped(second + 4);
+    cases.push(cut.case("hash-run-partition", defect, verifying(second), file));
+    let defect = "a bit flipped in the list of partitions of the hash run";
+    let file = cut.flipped(root + 30);
+    cases.push(cut.case("hash-run-partitions", defect, verifying(root), file));
+    let line = cut.layout.section(HASH_RUN_PARTITIONS).expect("it").line;
+    let mut file = cut.file.clone();
+    file[line + 20] ^= 1;
+    let defect = "the checksum of the hash run partitions in the section table is another one";
+    let file = cut.reseal_table(file);
+    cases.push(cut.case("hash-run-partitions-sum", defect, verifying(parts), file));
 }

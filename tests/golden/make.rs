@@ -2,15 +2,20 @@
 
 use super::bytes::{checksum, hex, put_varint, u32_at, u64_at};
 use super::database::{Files, read_log, read_manifest};
-use super::segment::{self, PROPERTIES};
+use super::segment::{self, HASH_RUN, HASH_RUN_PARTITIONS, Layout, PROPERTIES};
 use crate::database::log_salt;
 use ashlardb::vfs::{Entropy, Env, ManualClock, MemVfs, OpenMode, SeededEntropy};
 use ashlardb::{
-    Background, Compression, Db, Durability, KeyspaceId, SegmentOptions, SegmentWriter, WriteBatch,
+    Background, Compaction, Compression, Db, Durability, KeyspaceId, SegmentOptions, SegmentWriter,
+    WriteBatch,
 };
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Golden databases whose segments have no hash run. Databases are not made like that any more, so
+/// these files stay as they are.
+pub const FROZEN: [&str; 3] = ["history", "versions", "unclean"];
 
 /// Midnight of 1 January 2026, in seconds since the Unix epoch: when all golden files were made.
 const MADE_AT: u64 = 1_767_225_600;
@@ -82,6 +87,8 @@ fn raw(prefix_width: u8) -> SegmentOptions {
         compression: Compression::None,
         bloom_bits_per_key: 10,
         prefix_width,
+        // The first golden files were made before there were hash runs.
+        hash_run: false,
         ..SegmentOptions::default()
     }
 }
@@ -106,6 +113,9 @@ fn standalone() -> Vec<(&'static str, Vec<u8>, Rows)> {
     let short_keys: Rows = (0..8_200u16).map(|i| (i.to_be_bytes().to_vec(), vec![])).collect();
     let codec = |compression| SegmentOptions { compression, ..raw(0) };
     let bloom = |bits| SegmentOptions { bloom_bits_per_key: bits, ..raw(0) };
+    let with_run = SegmentOptions { hash_run: true, ..raw(0) };
+    let run_alone = SegmentOptions { hash_run: true, ..bloom(0) };
+    let many_keys: Rows = (0..16_400u16).map(|i| (i.to_be_bytes().to_vec(), vec![])).collect();
     let keyspace = SegmentOptions {
         keyspace: Some(KeyspaceId(7)),
         hash_seed: Some(xxhash_rust::xxh3::xxh3_64_with_seed(&7u32.to_le_bytes(), 0xD1CE)),
@@ -113,16 +123,21 @@ fn standalone() -> Vec<(&'static str, Vec<u8>, Rows)> {
     };
     let mut segments = vec![
         ("tiny", raw(4), tiny),
-        ("plain", raw(4), plain),
+        ("plain", raw(4), plain.clone()),
         ("text-none", raw(0), texts.clone()),
         ("prefix-2", raw(2), few.clone()),
         ("prefix-8", raw(8), few.clone()),
-        ("huge-value", raw(0), huge),
+        ("huge-value", raw(0), huge.clone()),
         ("empty-key", raw(4), empty),
         ("no-bloom", bloom(0), few.clone()),
         ("partitioned-index", raw(0), long_keys),
         ("partitioned-bloom", bloom(64), short_keys),
         ("keyspace", keyspace, few),
+    ];
+    let with_runs = vec![
+        ("hash-run", with_run, plain),
+        ("hash-run-alone", run_alone.clone(), huge),
+        ("hash-run-partitioned", run_alone, many_keys),
     ];
     if cfg!(feature = "lz4") {
         segments.push(("text-lz4", codec(Compression::Lz4), texts.clone()));
@@ -130,10 +145,12 @@ fn standalone() -> Vec<(&'static str, Vec<u8>, Rows)> {
     if cfg!(feature = "zstd") {
         segments.push(("text-zstd", codec(Compression::Zstd(3)), texts));
     }
-    let written = segments.into_iter().zip(1..).map(|((name, options, rows), seed)| {
-        let bytes = write_segment(seed, options, &rows);
-        (name, bytes, rows)
-    });
+    let segments = segments.into_iter().zip(1..);
+    let written =
+        segments.chain(with_runs.into_iter().zip(51..)).map(|((name, options, rows), seed)| {
+            let bytes = write_segment(seed, options, &rows);
+            (name, bytes, rows)
+        });
     written.collect()
 }
 
@@ -149,6 +166,8 @@ fn open(env: &Env) -> Db {
         .env(env.clone())
         .background(Background::Manual)
         .compression(Compression::None)
+        // What makes other files by default is no concern of the format.
+        .compaction(Compaction::Leveled)
         .level0_runs(2)
         .open()
         .expect("a healthy database opens")
@@ -413,15 +432,89 @@ fn optional(tiny: &[u8]) -> Vec<u8> {
     line.extend_from_slice(&checksum(layout.salt, offset, extra).to_le_bytes());
     lines.push(line);
     file.extend_from_slice(extra);
+    let table = [&(lines.len() as u32).to_le_bytes()[..], &lines.concat()].concat();
+    end_file(tiny, layout.salt, file, &table)
+}
+
+/// A segment of one hash partition, cut into 256 as our writer does only if there are more keys.
+fn cut_hash_run(single: &[u8]) -> Vec<u8> {
+    let layout = segment::layout(single);
+    let old = layout.section(HASH_RUN).expect("a hash run");
+    assert_eq!(single[old.offset], 1);
+    let mut entries = segment::hash_run(single, &layout).expect("a hash run");
+    entries.sort_unstable();
+    let mut root = [&[2u8][..], &256u32.to_le_bytes()].concat();
+    let mut partitions = Vec::new();
+    for number in 0..256 {
+        let mine: Vec<_> = entries.iter().filter(|entry| entry.0 >> 32 == number).collect();
+        // Directories of many sizes; with the larger ones the last bits take one byte, not two.
+        let p = match number {
+            77 => 11,
+            n if n % 32 == 5 => 8,
+            n => n as u32 % 4,
+        };
+        let r = 16 - p;
+        let first = |h40: u64| (h40 & 0xffff_ffff) >> (16 + r);
+        let mut bytes = (mine.len() as u16).to_le_bytes().to_vec();
+        bytes.extend_from_slice(&[p as u8, 0]);
+        for j in 0..1u64 << p {
+            let count = mine.iter().filter(|entry| first(entry.0) <= j).count() as u16;
+            bytes.extend_from_slice(&count.to_le_bytes());
+        }
+        for (h40, _) in &mine {
+            bytes.extend_from_slice(&((h40 >> r) as u16).to_le_bytes());
+        }
+        for (h40, _) in &mine {
+            let last = h40 & ((1 << r) - 1);
+            bytes.extend_from_slice(&last.to_le_bytes()[..u32::div_ceil(r, 8) as usize]);
+        }
+        for (_, page) in &mine {
+            bytes.extend_from_slice(&(*page as u16).to_le_bytes());
+        }
+        let offset = partitions.len() as u64;
+        root.extend_from_slice(&offset.to_le_bytes());
+        root.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        let sum = checksum(layout.salt, old.offset as u64 + offset, &bytes);
+        root.extend_from_slice(&sum.to_le_bytes());
+        partitions.extend_from_slice(&bytes);
+    }
+    let mut sections = Vec::new();
+    for section in &layout.sections {
+        let bytes = single[section.offset..][..section.length].to_vec();
+        if section.id == HASH_RUN {
+            // They start where the single one did.
+            sections.push((HASH_RUN_PARTITIONS, partitions.clone()));
+            sections.push((HASH_RUN, root.clone()));
+        } else {
+            sections.push((section.id, bytes));
+        }
+    }
+    with_sections(single, &layout, &sections)
+}
+
+/// The data blocks of a file, none of whose other sections has partitions, under these sections.
+fn with_sections(file: &[u8], layout: &Layout, sections: &[(u16, Vec<u8>)]) -> Vec<u8> {
+    let mut out = file[..layout.meta_offset].to_vec();
+    let mut table = (sections.len() as u32).to_le_bytes().to_vec();
+    for (id, bytes) in sections {
+        let offset = out.len() as u64;
+        table.extend_from_slice(&u32::from(*id).to_le_bytes());
+        table.extend_from_slice(&offset.to_le_bytes());
+        table.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+        table.extend_from_slice(&checksum(layout.salt, offset, bytes).to_le_bytes());
+        out.extend_from_slice(bytes);
+    }
+    end_file(file, layout.salt, out, &table)
+}
+
+/// Section table and footer of `like`, behind the sections.
+fn end_file(like: &[u8], salt: u64, mut file: Vec<u8>, table: &[u8]) -> Vec<u8> {
     let table_offset = file.len();
-    file.extend_from_slice(&(lines.len() as u32).to_le_bytes());
-    file.extend(lines.concat());
-    let table_length = file.len() - table_offset;
-    let table_sum = checksum(layout.salt, table_offset as u64, &file[table_offset..]);
-    let mut footer = tiny[tiny.len() - 96..].to_vec();
+    file.extend_from_slice(table);
+    let mut footer = like[like.len() - 96..].to_vec();
     footer[24..32].copy_from_slice(&(table_offset as u64).to_le_bytes());
-    footer[32..40].copy_from_slice(&(table_length as u64).to_le_bytes());
-    footer[40..48].copy_from_slice(&table_sum.to_le_bytes());
+    footer[32..40].copy_from_slice(&(table.len() as u64).to_le_bytes());
+    footer[40..48].copy_from_slice(&checksum(salt, table_offset as u64, table).to_le_bytes());
     let length = (file.len() + 96) as u64;
     footer[48..56].copy_from_slice(&length.to_le_bytes());
     let sum = checksum(0, length, &footer[..88]);
@@ -430,7 +523,7 @@ fn optional(tiny: &[u8]) -> Vec<u8> {
     file
 }
 
-/// All golden files, by path under `testdata/v1`.
+/// All golden files but the frozen ones, by path under `testdata/v1`.
 pub fn golden() -> Files {
     let mut files = Files::new();
     for (name, bytes, rows) in standalone() {
@@ -441,13 +534,15 @@ pub fn golden() -> Files {
     }
     let optional = optional(&files["segments/tiny.seg"]);
     files.insert("segments/optional.seg".into(), optional);
+    let cut = cut_hash_run(&files["segments/hash-run.seg"]);
+    files.insert("segments/hash-run-cut.seg".into(), cut);
     let databases = [
         ("batches", batches()),
         ("chain", chain()),
         ("torn", torn()),
-        ("history", history()),
-        ("versions", versions()),
-        ("unclean", unclean()),
+        ("history-hash-run", history()),
+        ("versions-hash-run", versions()),
+        ("unclean-hash-run", unclean()),
         ("allowed", allowed()),
     ];
     for (name, database) in databases {
@@ -461,7 +556,18 @@ pub fn golden() -> Files {
 /// Seeds for the fuzz targets, by path under `fuzz/seeds`.
 pub fn seeds(golden: &Files) -> Files {
     let mut seeds = Files::new();
-    let names = ["tiny", "empty-key", "optional", "keyspace", "no-bloom", "text-lz4", "text-zstd"];
+    let names = [
+        "tiny",
+        "empty-key",
+        "optional",
+        "keyspace",
+        "no-bloom",
+        "hash-run",
+        "text-lz4",
+        "text-zstd",
+    ];
+    let cut = golden["segments/hash-run-cut.seg"].clone();
+    seeds.insert("segment_reader/hash-run-cut".into(), cut);
     for name in names {
         let Some(file) = golden.get(&format!("segments/{name}.seg")) else { continue };
         let first = u32_at(file, 8) as usize * segment::PAGE;
@@ -473,9 +579,9 @@ pub fn seeds(golden: &Files) -> Files {
     for (path, file) in golden {
         let parts: Vec<&str> = path.split('/').collect();
         let ["databases", database, name] = parts[..] else { continue };
-        if database == "versions" && name.ends_with(".seg") {
-            seeds.insert("segment_reader/versions".into(), file.clone());
-            seeds.insert("data_block/versions".into(), file[..segment::PAGE].to_vec());
+        if matches!(database, "versions" | "versions-hash-run") && name.ends_with(".seg") {
+            seeds.insert(format!("segment_reader/{database}"), file.clone());
+            seeds.insert(format!("data_block/{database}"), file[..segment::PAGE].to_vec());
         } else if name == "MANIFEST" && file.len() < 8_000 {
             seeds.insert(format!("manifest_reader/{database}"), file.clone());
             // The target reads its input as a single edit, too.

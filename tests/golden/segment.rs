@@ -14,6 +14,8 @@ pub const BLOOM_PARTITIONS: u16 = 4;
 pub const PROPERTIES: u16 = 5;
 pub const TAG: u16 = 6;
 pub const LAST_KEY: u16 = 7;
+pub const HASH_RUN: u16 = 0x8001;
+pub const HASH_RUN_PARTITIONS: u16 = 0x8002;
 
 /// The names of the properties with an integer value, by id.
 pub const PROPERTY_NAMES: &[(u16, &str)] = &[
@@ -161,7 +163,9 @@ pub fn read(file: &[u8]) -> Segment {
     let last_key = bytes_of(LAST_KEY).expect("last key").to_vec();
     let index = index(file, &layout);
     let filters = filters(file, &layout);
+    let hash_run = hash_run(file, &layout);
 
+    let mut hashes = Vec::new();
     let mut totals: BTreeMap<u16, u64> = properties.clone();
     for id in [2, 3, 5, 8, 9, 10, 13] {
         totals.insert(id, 0);
@@ -197,11 +201,16 @@ pub fn read(file: &[u8]) -> Segment {
             totals.insert(8, totals[&8].max(entry.seqno));
             let hash = xxh3_64_with_seed(&entry.key, properties[&12]);
             assert!(filters.is_empty() || may_contain(&filters, hash), "bloom filter");
+            if !same_key {
+                hashes.push((hash >> 24, line.offset / PAGE as u64));
+            }
             entries.push(entry);
         }
         blocks.push(BlockLine { codec: block.codec, ..line.clone() });
     }
     assert_eq!(totals, properties, "properties");
+    hashes.sort_unstable();
+    assert!(hash_run.is_none_or(|run| run == hashes), "hash run");
     assert_eq!(entries[0].key, first_key);
     assert_eq!(entries.last().expect("an entry").key, last_key);
     assert_eq!(blocks.last().expect("a block").separator, last_key);
@@ -418,6 +427,56 @@ fn filters<'a>(file: &'a [u8], layout: &Layout) -> Vec<&'a [u8]> {
         (0..count).map(|i| partition(file, layout, parts, &bytes[5 + 20 * i..], &mut at)).collect();
     assert_eq!(at, parts.length);
     filters
+}
+
+/// The hash run: top 40 bits of the hash and page of each key.
+pub fn hash_run(file: &[u8], layout: &Layout) -> Option<Vec<(u64, u64)>> {
+    let parts = layout.section(HASH_RUN_PARTITIONS);
+    let Some(root) = layout.section(HASH_RUN) else {
+        assert!(parts.is_none(), "hash run partitions without a hash run");
+        return None;
+    };
+    let bytes = &file[root.offset..][..root.length];
+    let mut entries = Vec::new();
+    if bytes[0] == 1 {
+        assert!(parts.is_none_or(|parts| parts.length == 0));
+        hash_partition(&bytes[1..], None, &mut entries);
+    } else {
+        assert_eq!(bytes[0], 2, "layout");
+        assert_eq!((u32_at(bytes, 1), bytes.len()), (256, 5 + 20 * 256));
+        let parts = parts.expect("partitions");
+        let mut at = 0;
+        for i in 0..256 {
+            let line = &bytes[5 + 20 * i..];
+            let partition = partition(file, layout, parts, line, &mut at);
+            hash_partition(partition, Some(i as u64), &mut entries);
+        }
+        assert_eq!(at, parts.length);
+    }
+    assert!(entries.is_sorted(), "hash run");
+    Some(entries)
+}
+
+/// Appends the entries of a hash partition; `number` is that of one of 256.
+fn hash_partition(bytes: &[u8], number: Option<u64>, entries: &mut Vec<(u64, u64)>) {
+    let mut input = Input::new(bytes);
+    let (n, p) = (input.int(2), input.int(1) as u32);
+    assert_eq!(input.int(1), 0, "reserved");
+    assert!(p <= 16);
+    let r = 24 - if number.is_some() { 8 } else { 0 } - p;
+    let directory: Vec<u64> = (0..1 << p).map(|_| input.int(2)).collect();
+    let middle: Vec<u64> = (0..n).map(|_| input.int(2)).collect();
+    let last: Vec<u64> = (0..n).map(|_| input.int(r.div_ceil(8) as usize)).collect();
+    let pages: Vec<u64> = (0..n).map(|_| input.int(2)).collect();
+    assert!(input.is_empty() && directory.is_sorted() && directory.last() == Some(&n));
+    for i in 0..n {
+        let first = directory.iter().filter(|count| **count <= i).count() as u64;
+        let i = i as usize;
+        assert!(last[i] < 1 << r);
+        let top = number.unwrap_or(0) << 32;
+        let h40 = top | first << (16 + r) | middle[i] << r | last[i];
+        entries.push((h40, pages[i]));
+    }
 }
 
 fn may_contain(filters: &[&[u8]], hash: u64) -> bool {

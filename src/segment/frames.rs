@@ -1,0 +1,149 @@
+//! The cached data blocks of one segment, by the page on which they begin.
+//!
+//! A lookup is two loads of pointers and no hash table, and counts no reference: what it looks at is
+//! kept by a guard (`arc_swap`, hazard-pointer style). Pointers stand in chunks that are made when a
+//! block comes, and given up when they are empty and all chunks together take much of the cache: so a
+//! cache much smaller than the store wastes little on empty places.
+//!
+//! Invariants: the cache is told of each block that comes and goes, once, with the bytes it takes; a
+//! block that is evicted lives on while someone looks at it. Any number of threads read and insert;
+//! what one removes another may be about to use, which costs a second load and nothing else.
+//! Called by the reader; evicted from by the cache.
+
+use super::{Block, BlockCache};
+use crate::prefetch::prefetch;
+use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::sync::{Arc, ArcSwapOption};
+
+/// Pages of a chunk.
+const CHUNK: usize = 32;
+
+/// See the module's text.
+pub(crate) struct Frames {
+    cache: Arc<dyn BlockCache>,
+    chunks: Box<[ArcSwapOption<Chunk>]>,
+}
+
+struct Chunk {
+    cache: Arc<dyn BlockCache>,
+    /// A bit for each block that was looked at since the cache last asked.
+    touched: AtomicU32,
+    held: AtomicU32,
+    blocks: [ArcSwapOption<Block>; CHUNK],
+    /// Where a lookup in each block will look first: hints, so that this memory comes while the
+    /// block's own record does.
+    hot: [AtomicUsize; CHUNK],
+}
+
+impl Chunk {
+    fn new(cache: &Arc<dyn BlockCache>) -> Self {
+        cache.grow(size_of::<Chunk>() as u64);
+        Chunk {
+            cache: Arc::clone(cache),
+            touched: AtomicU32::new(0),
+            held: AtomicU32::new(0),
+            blocks: std::array::from_fn(|_| ArcSwapOption::empty()),
+            hot: std::array::from_fn(|_| AtomicUsize::new(0)),
+        }
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        self.cache.shrink(size_of::<Chunk>() as u64);
+        for block in self.blocks.iter().filter_map(|slot| slot.swap(None)) {
+            self.cache.release(cost(&block));
+        }
+    }
+}
+
+/// What a cached block takes, in bytes.
+fn cost(block: &Block) -> u64 {
+    block.bytes() as u64
+}
+
+impl Frames {
+    /// Room for the blocks of a segment with so many data pages. Takes a quarter of a byte a page.
+    pub(super) fn new(cache: Arc<dyn BlockCache>, pages: u64) -> Arc<Frames> {
+        let chunks = pages.div_ceil(CHUNK as u64);
+        let chunks = (0..chunks).map(|_| ArcSwapOption::empty()).collect();
+        Arc::new(Frames { cache, chunks })
+    }
+
+    fn slot(&self, page: u64) -> Option<(&ArcSwapOption<Chunk>, usize)> {
+        let chunk = self.chunks.get(usize::try_from(page / CHUNK as u64).ok()?)?;
+        Some((chunk, (page % CHUNK as u64) as usize))
+    }
+
+    /// Looks at the block that begins at a page, if it is here.
+    #[inline]
+    pub(super) fn with<T>(&self, page: u64, look: impl FnOnce(&Arc<Block>) -> T) -> Option<T> {
+        let seen = self.slot(page).and_then(|(chunk, at)| {
+            let chunk = chunk.load();
+            let chunk = chunk.as_ref()?;
+            prefetch(chunk.hot.get(at)?.load(Ordering::Relaxed));
+            let block = chunk.blocks.get(at)?.load();
+            let block = block.as_ref()?;
+            // Written once, then only read, until the cache asks.
+            if chunk.touched.load(Ordering::Relaxed) & 1 << at == 0 {
+                chunk.touched.fetch_or(1 << at, Ordering::Relaxed);
+            }
+            Some(look(block))
+        });
+        self.cache.count(seen.is_some());
+        seen
+    }
+
+    /// Keeps a block, if the cache has room for it in the end.
+    pub(super) fn insert(self: &Arc<Self>, page: u64, block: &Arc<Block>) {
+        let Some((place, at)) = self.slot(page) else { return };
+        let chunk = match place.load_full() {
+            Some(chunk) => chunk,
+            None => {
+                let fresh = Arc::new(Chunk::new(&self.cache));
+                let none: Option<Arc<Chunk>> = None;
+                let before = place.compare_and_swap(&none, Some(Arc::clone(&fresh)));
+                before.as_ref().map_or(fresh, Arc::clone)
+            }
+        };
+        let (Some(slot), Some(hot)) = (chunk.blocks.get(at), chunk.hot.get(at)) else { return };
+        hot.store(block.hot_address(), Ordering::Relaxed);
+        let none: Option<Arc<Block>> = None;
+        if slot.compare_and_swap(&none, Some(Arc::clone(block))).is_none() {
+            chunk.held.fetch_add(1, Ordering::Relaxed);
+            drop(chunk);
+            self.cache.admit(self, page, cost(block));
+        }
+    }
+
+    /// Asks for a block to go. It stays, once, if it was looked at since the last time: then `false`.
+    pub(crate) fn evict(&self, page: u64) -> bool {
+        let Some((place, at)) = self.slot(page) else { return true };
+        let Some(chunk) = place.load_full() else { return true };
+        let Some(slot) = chunk.blocks.get(at) else { return true };
+        if chunk.touched.fetch_and(!(1 << at), Ordering::Relaxed) & 1 << at != 0
+            && slot.load().is_some()
+        {
+            return false;
+        }
+        if let Some(block) = slot.swap(None) {
+            self.cache.release(cost(&block));
+            // Making a chunk and dropping it takes longer than reading a page.
+            if chunk.held.fetch_sub(1, Ordering::Relaxed) == 1 && self.cache.is_crowded() {
+                // A block that comes in between is lost to the cache, and released with the chunk.
+                place.compare_and_swap(&Some(chunk), None);
+            }
+        }
+        true
+    }
+
+    /// The pages whose blocks are here.
+    #[cfg(test)]
+    pub(crate) fn pages(&self) -> Vec<u64> {
+        let holds = |page: &u64| {
+            let (chunk, at) = self.slot(*page).unwrap();
+            chunk.load().as_ref().is_some_and(|chunk| chunk.blocks[at].load().is_some())
+        };
+        (0..(self.chunks.len() * CHUNK) as u64).filter(holds).collect()
+    }
+}
