@@ -1,14 +1,17 @@
 //! Memtables: the writes that are in the log and not yet in a segment, sorted, in memory.
 //!
 //! One memtable serves all keyspaces, so that a batch over several of them is flushed whole. The
-//! rest of the engine sees the trait [`Memtable`]; [`SkipMemtable`] implements it on a lock-free
-//! skiplist.
+//! rest of the engine sees the trait [`Memtable`]; [`SkipMemtable`] implements it: an arena keeps the
+//! bytes, a hash index finds the newest version of a key, a lock-free skiplist keeps the order.
 //!
-//! Invariants: entries are only added, never changed or removed; a (keyspace, key, sequence number)
-//! comes once. One thread at a time inserts (the committer); any number read meanwhile and never
+//! Invariants: entries are only added, never changed or removed; the sequence numbers of a key rise
+//! from insert to insert. One thread at a time inserts (the committer); any number read meanwhile and never
 //! wait. A reader sees every entry whose insert returned before its read began. Called by the write
 //! path (insert), the read path (get, cursor) and flushes (cursor).
 
+#[allow(unsafe_code)] // Bytes that are read while more are appended, without a lock.
+mod arena;
+mod hash_index;
 mod skip;
 
 pub(crate) use skip::SkipMemtable;
@@ -28,14 +31,25 @@ pub(crate) struct MemEntry {
 
 /// A sorted table of recent writes.
 pub(crate) trait Memtable: Send + Sync {
-    /// Adds an entry. The key and value are copied.
-    fn insert(&self, keyspace: KeyspaceId, key: &[u8], seqno: SeqNo, kind: Kind, value: &[u8]);
+    /// Adds an entry. The key and value are copied. `hash` is any hash of the key: the same in
+    /// every call for this keyspace and key, and spread over all 64 bits.
+    fn insert(
+        &self,
+        keyspace: KeyspaceId,
+        key: &[u8],
+        hash: u64,
+        seqno: SeqNo,
+        kind: Kind,
+        value: &[u8],
+    );
 
-    /// The newest version of `key` at or before `snapshot`; tombstones are versions too.
-    fn get(&self, keyspace: KeyspaceId, key: &[u8], snapshot: SeqNo) -> Option<MemEntry>;
+    /// The newest version of `key` at or before `snapshot`; tombstones are versions too. `hash` as
+    /// for `insert`. The value may outlive the memtable.
+    fn get(&self, keyspace: KeyspaceId, key: &[u8], hash: u64, snapshot: SeqNo)
+    -> Option<MemEntry>;
 
     /// A cursor over the entries of one keyspace. It may or may not show entries that are added
-    /// after it was made, and keeps the memtable alive.
+    /// after it was made, and keeps the entries alive.
     fn cursor(self: Arc<Self>, keyspace: KeyspaceId) -> Box<dyn Cursor>;
 
     /// The memory that the entries take, bookkeeping and index included, in bytes. An estimate that

@@ -1,24 +1,37 @@
-//! The skiplist memtable against a `BTreeMap`.
+//! The memtable against a `BTreeMap`, and under readers.
 
 use super::*;
 use crate::cursor::Seek;
+use crate::hash::key_hash;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::vfs::{Entropy, SeededEntropy};
 use std::collections::BTreeMap;
+
+/// How many entries random tables have.
+const ENTRIES: u64 = if cfg!(miri) { 150 } else { 2000 };
+
+fn insert(table: &SkipMemtable, keyspace: u32, key: &[u8], seqno: u64, kind: Kind, value: &[u8]) {
+    table.insert(KeyspaceId(keyspace), key, key_hash(key, 0), SeqNo(seqno), kind, value);
+}
+
+fn get(table: &SkipMemtable, keyspace: u32, key: &[u8], snapshot: u64) -> Option<MemEntry> {
+    table.get(KeyspaceId(keyspace), key, key_hash(key, 0), SeqNo(snapshot))
+}
 
 type Model = BTreeMap<(u32, Vec<u8>, std::cmp::Reverse<u64>), (Kind, Vec<u8>)>;
 
 fn random_table(seed: u64) -> (Arc<SkipMemtable>, Model) {
-    use crate::vfs::{Entropy, SeededEntropy};
     let rng = SeededEntropy::new(seed);
     let table = Arc::new(SkipMemtable::default());
     let mut model = Model::new();
-    for seqno in 1..=2000u64 {
+    for seqno in 1..=ENTRIES {
         let r = rng.next_u64();
         let keyspace = [0, 1, u32::MAX][(r % 3) as usize];
-        let len = (r >> 8) % 12;
+        let len = (r >> 8) % 16;
         let key: Vec<u8> = (0..len).map(|i| ((r >> (16 + i)) & 1) as u8 * 255).collect();
         let kind = if r >> 60 == 0 { Kind::Delete } else { Kind::Put };
         let value = if kind == Kind::Put { seqno.to_le_bytes().to_vec() } else { Vec::new() };
-        table.insert(KeyspaceId(keyspace), &key, SeqNo(seqno), kind, &value);
+        insert(&table, keyspace, &key, seqno, kind, &value);
         model.insert((keyspace, key, std::cmp::Reverse(seqno)), (kind, value));
     }
     (table, model)
@@ -27,14 +40,14 @@ fn random_table(seed: u64) -> (Arc<SkipMemtable>, Model) {
 #[test]
 fn a_get_finds_the_newest_version_at_or_before_its_snapshot() {
     let (table, model) = random_table(1);
-    for snapshot in [0u64, 1, 700, 2000, u64::MAX] {
+    for snapshot in [0u64, 1, ENTRIES / 3, ENTRIES, u64::MAX] {
         for keyspace in [0, 1, 2, u32::MAX] {
-            for (_, key, _) in model.keys() {
+            for (_, key, _) in model.keys().step_by(if cfg!(miri) { 11 } else { 1 }) {
                 let want = model
                     .range((keyspace, key.clone(), std::cmp::Reverse(snapshot))..)
                     .next()
                     .filter(|((k, found, _), _)| *k == keyspace && found == key);
-                let got = table.get(KeyspaceId(keyspace), key, SeqNo(snapshot));
+                let got = get(&table, keyspace, key, snapshot);
                 assert_eq!(
                     got.map(|e| (e.seqno.0, e.kind, e.value.to_vec())),
                     want.map(|((_, _, seqno), (kind, value))| (seqno.0, *kind, value.clone()))
@@ -43,7 +56,8 @@ fn a_get_finds_the_newest_version_at_or_before_its_snapshot() {
         }
     }
     assert_eq!(table.keyspaces(), [KeyspaceId(0), KeyspaceId(1), KeyspaceId(u32::MAX)]);
-    assert_eq!(table.entries(), 2000);
+    assert_eq!(table.entries() as u64, ENTRIES);
+    assert!(get(&table, 0, &[3; 4], u64::MAX).is_none());
 }
 
 #[test]
@@ -84,7 +98,7 @@ fn cursors_walk_one_keyspace_both_ways_from_every_seek() {
         };
         check(Seek::First, (n > 0).then_some(0));
         check(Seek::Last, n.checked_sub(1));
-        for key in keys.iter().step_by(5) {
+        for key in keys.iter().step_by(if cfg!(miri) { 20 } else { 5 }) {
             let from = all.partition_point(|e| e.0 < *key);
             let past = all.partition_point(|e| e.0 <= *key);
             check(Seek::AtOrAfter(key), (from < n).then_some(from));
@@ -93,4 +107,152 @@ fn cursors_walk_one_keyspace_both_ways_from_every_seek() {
             check(Seek::Before(key), from.checked_sub(1));
         }
     }
+}
+
+#[test]
+fn keys_and_values_of_the_extreme_sizes() {
+    let table = Arc::new(SkipMemtable::default());
+    let (long, longer) = (vec![0; 65_534], vec![0; 65_535]);
+    let huge = vec![0x5a; if cfg!(miri) { 300 << 10 } else { 50 << 20 }];
+    let keys: [&[u8]; 6] = [b"", &[0], &[0; 12], &[0; 13], &long, &longer];
+    for (n, key) in keys.iter().enumerate().rev() {
+        insert(&table, 7, key, 10 + n as u64, Kind::Put, &[n as u8]);
+    }
+    insert(&table, 7, b"", 20, Kind::Put, &huge);
+    insert(&table, 7, &longer, 21, Kind::Delete, b"");
+    let mut cursor = Arc::clone(&table).cursor(KeyspaceId(7));
+    cursor.seek(Seek::First).unwrap();
+    let mut seen = Vec::new();
+    while cursor.valid() {
+        assert_eq!(cursor.key_bytes(), cursor.key());
+        seen.push((cursor.key().len(), cursor.seqno().0, cursor.value().len()));
+        cursor.next().unwrap();
+    }
+    let want = [(0, 20, huge.len()), (0, 10, 1), (1, 11, 1), (12, 12, 1), (13, 13, 1)];
+    assert_eq!(seen[..5], want);
+    assert_eq!(seen[5..], [(65_534, 14, 1), (65_535, 21, 0), (65_535, 15, 1)]);
+    assert_eq!(get(&table, 7, b"", 20).unwrap().value, huge);
+    assert_eq!(get(&table, 7, b"", 19).unwrap().value[..], [0]);
+    assert!(get(&table, 7, b"", 9).is_none());
+    assert_eq!(get(&table, 7, &longer, 21).unwrap().kind, Kind::Delete);
+    assert!(get(&table, 6, b"", 20).is_none());
+    assert!(table.allocated_bytes() >= huge.len() + 2 * 65_535);
+}
+
+#[test]
+fn equal_hashes_of_different_keys_do_no_harm() {
+    let table = SkipMemtable::default();
+    for n in 0..300u64 {
+        let (keyspace, key) = (KeyspaceId(n as u32 % 3), [(n / 3) as u8]);
+        table.insert(keyspace, &key, 5, SeqNo(n + 1), Kind::Put, &n.to_le_bytes());
+    }
+    for n in 0..300u64 {
+        let (keyspace, key) = (KeyspaceId(n as u32 % 3), [(n / 3) as u8]);
+        assert_eq!(table.get(keyspace, &key, 5, SeqNo::MAX).unwrap().value[..], n.to_le_bytes());
+    }
+    assert!(table.get(KeyspaceId(4), &[0], 5, SeqNo::MAX).is_none());
+}
+
+#[test]
+fn values_and_cursors_outlive_the_memtable() {
+    let table = Arc::new(SkipMemtable::default());
+    insert(&table, 0, b"a", 1, Kind::Put, &[1; 5000]);
+    insert(&table, 0, b"b", 2, Kind::Put, &[2; 50]);
+    let values = (get(&table, 0, b"a", 9).unwrap().value, get(&table, 0, b"b", 9).unwrap().value);
+    let mut cursor = Arc::clone(&table).cursor(KeyspaceId(0));
+    drop(table);
+    cursor.seek(Seek::First).unwrap();
+    let (key, value) = (cursor.key_bytes(), cursor.value());
+    cursor.next().unwrap();
+    assert_eq!(cursor.key(), b"b");
+    drop(cursor);
+    assert_eq!((&key[..], &value[..]), (&b"a"[..], &[1; 5000][..]));
+    assert_eq!((&values.0[..], &values.1[..]), (&[1; 5000][..], &[2; 50][..]));
+}
+
+/// The key and the value of the n-th write: a thousand keys are written over and over, and every other
+/// write is of a new key.
+fn nth(n: u64) -> (Vec<u8>, Vec<u8>) {
+    let id = if n.is_multiple_of(2) { n / 2 % 1000 } else { 1000 + n };
+    let key = id.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+    (key.to_vec(), [n.to_le_bytes(); 9].concat())
+}
+
+/// A value as `nth` makes them, in one piece: the number of the write.
+fn whole(value: &[u8]) -> u64 {
+    let n: [u8; 8] = value[..8].try_into().unwrap();
+    assert!(value.len() == 72 && value.chunks(8).all(|part| part == n), "torn: {value:?}");
+    u64::from_le_bytes(n)
+}
+
+/// Everything written before a walk began is in it, in order, whole.
+fn check_walk(table: &Arc<SkipMemtable>, there: u64, forward: bool) {
+    let mut cursor = Arc::clone(table).cursor(KeyspaceId(0));
+    cursor.seek(if forward { Seek::First } else { Seek::Last }).unwrap();
+    let mut last: Option<(Vec<u8>, u64)> = None;
+    let mut seen = 0;
+    while cursor.valid() {
+        let (key, seqno) = (cursor.key().to_vec(), cursor.seqno().0);
+        assert_eq!(whole(&cursor.value()) + 1, seqno);
+        if let Some((key_before, seqno_before)) = &last {
+            let order = key_before.cmp(&key).then(seqno.cmp(seqno_before));
+            assert_eq!(order.is_lt(), forward, "in order");
+            assert!(order.is_ne());
+        }
+        seen += u64::from(seqno <= there);
+        last = Some((key, seqno));
+        if forward { cursor.next() } else { cursor.prev() }.unwrap();
+    }
+    assert_eq!(seen, there, "all that was there before");
+}
+
+#[test]
+fn readers_beside_the_writer_see_all_that_was_written_and_nothing_torn() {
+    let writes: u64 = if cfg!(miri) { 250 } else { 40_000 };
+    let table = Arc::new(SkipMemtable::default());
+    // As the database does: a write counts once its number is stored here.
+    let visible = AtomicU64::new(0);
+    let done = AtomicBool::new(false);
+    let start = std::sync::Barrier::new(4);
+    std::thread::scope(|scope| {
+        for seed in 0..3u64 {
+            let (table, visible, done, start) = (&table, &visible, &done, &start);
+            scope.spawn(move || {
+                let rng = SeededEntropy::new(seed);
+                let mut round = 0u64;
+                start.wait();
+                loop {
+                    let last = done.load(Ordering::Acquire);
+                    let there = visible.load(Ordering::Acquire);
+                    for _ in 0..if there == 0 { 0 } else { 50 } {
+                        let n = rng.next_u64() % there;
+                        let (key, _) = nth(n);
+                        // At its own snapshot it is the newest, later it may be overwritten.
+                        let then = get(table, 0, &key, n + 1).unwrap();
+                        assert_eq!((then.seqno.0, whole(&then.value)), (n + 1, n));
+                        let now = get(table, 0, &key, there).unwrap();
+                        assert!((n + 1..=there).contains(&now.seqno.0));
+                        assert!(nth(whole(&now.value)).0 == key);
+                        assert!(get(table, 1, &key, there).is_none());
+                    }
+                    if round % 64 == seed || last {
+                        check_walk(table, there, round.is_multiple_of(2));
+                    }
+                    if last {
+                        break;
+                    }
+                    round += 1;
+                }
+            });
+        }
+        start.wait();
+        for n in 0..writes {
+            let (key, value) = nth(n);
+            insert(&table, 0, &key, n + 1, Kind::Put, &value);
+            visible.store(n + 1, Ordering::Release);
+        }
+        done.store(true, Ordering::Release);
+    });
+    check_walk(&table, writes, true);
+    check_walk(&table, writes, false);
 }
