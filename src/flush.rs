@@ -5,7 +5,9 @@
 //! edit for all keyspaces; until then nothing names the new files. Called by background work and by
 //! recovery; no shared state.
 
-use crate::compaction::{OlderData, Output, OutputSpec, Retention, remove_segments, write_run};
+use crate::compaction::{
+    KeyTest, OlderData, Output, OutputSpec, Retention, remove_segments, write_run,
+};
 use crate::error::Result;
 use crate::iter::MergeCursor;
 use crate::memtable::Memtable;
@@ -19,6 +21,8 @@ pub(crate) struct FlushPart<'a> {
     pub(crate) tree: &'a Tree,
     pub(crate) retention: Retention,
     pub(crate) spec: OutputSpec,
+    /// Whether it is certain that no segment has a key of the keyspace.
+    pub(crate) is_absent: Box<KeyTest<'a>>,
 }
 
 /// Writes a frozen memtable into segments. `part` says how for each keyspace, or `None` for one
@@ -33,9 +37,9 @@ pub(crate) fn flush_memtable<'a>(
 ) -> Result<Vec<Output>> {
     let mut outputs = Vec::new();
     for keyspace in table.keyspaces() {
-        let Some(FlushPart { tree, retention, spec }) = part(keyspace) else { continue };
+        let Some(FlushPart { tree, retention, spec, is_absent }) = part(keyspace) else { continue };
         let mut cursor = MergeCursor::new(vec![Arc::clone(table).cursor(keyspace)]);
-        let older = OlderData::new(tree.runs().map(|run| run.segments.clone()));
+        let older = OlderData::new(tree.runs().map(|run| run.segments.clone())).unless(&is_absent);
         match write_run(home, &mut cursor, &retention, older, &spec, next_id, stop) {
             Ok(output) => outputs.push(output),
             Err(error) => {

@@ -3,13 +3,13 @@
 //!
 //! Reads and space are cheap (a key is in at most one segment of each level), writes dear (each byte
 //! is rewritten about once for each key range it shares with the level below, so up to ten times a
-//! level). Source: LevelDB's and RocksDB's design documents.
+//! level). What another strategy left is first brought to this shape, segment by segment. Source: LevelDB's and RocksDB's design documents.
 
-use super::{Job, Strategy};
+use super::shape::{Span, gather, merge_into};
+use super::{Busy, Job, KeyRange, Situation, Strategy};
 use crate::sync::Arc;
-use crate::types::SegmentId;
 use crate::version::{LEVELS, Run, Segment, Tree};
-use std::collections::HashSet;
+use std::ops::RangeInclusive;
 
 /// See the module's text.
 #[derive(Clone, Copy, Debug)]
@@ -22,31 +22,6 @@ pub(crate) struct Leveled {
     pub(crate) ratio: u64,
 }
 
-fn any_busy<'a>(
-    segments: impl IntoIterator<Item = &'a Arc<Segment>>,
-    busy: &HashSet<SegmentId>,
-) -> bool {
-    segments.into_iter().any(|s| busy.contains(&s.meta.id))
-}
-
-/// The segments of a level's single run that share keys with the given range.
-fn overlapping(level: &[Run], first: &[u8], last: &[u8]) -> Vec<Arc<Segment>> {
-    let segments = level.iter().flat_map(|run| &run.segments);
-    let mut found: Vec<_> = segments.filter(|s| s.overlaps(first, last)).cloned().collect();
-    found.sort_by(|a, b| a.meta.first_key.cmp(&b.meta.first_key));
-    found
-}
-
-/// The smallest and the largest key of some segments.
-fn key_span<'a>(
-    segments: impl IntoIterator<Item = &'a Arc<Segment>>,
-) -> Option<(&'a [u8], &'a [u8])> {
-    segments.into_iter().fold(None, |span, s| {
-        let (first, last) = (&s.meta.first_key[..], &s.meta.last_key[..]);
-        Some(span.map_or((first, last), |(f, l): (&[u8], &[u8])| (f.min(first), l.max(last))))
-    })
-}
-
 impl Leveled {
     fn capacity(&self, level: usize) -> u64 {
         let powers = u32::try_from(level.saturating_sub(1)).unwrap_or(u32::MAX);
@@ -54,7 +29,7 @@ impl Leveled {
     }
 
     /// How full a level is: at 1.0 and above, work is due. Segments under way count as gone.
-    fn score(&self, tree: &Tree, level: usize, busy: &HashSet<SegmentId>) -> f64 {
+    fn score(&self, tree: &Tree, level: usize, busy: &Busy) -> f64 {
         let runs = &tree.levels[level];
         if level == 0 {
             return runs.len() as f64 / self.level0_runs as f64;
@@ -62,106 +37,117 @@ impl Leveled {
         let bytes: u64 = runs
             .iter()
             .flat_map(|run| &run.segments)
-            .filter(|s| !busy.contains(&s.meta.id))
+            .filter(|s| !busy.has(s))
             .map(|s| s.meta.file_len)
             .sum();
         bytes as f64 / self.capacity(level) as f64
     }
 
     /// All of level 0 with what it overlaps in level 1.
-    fn level0_job(tree: &Tree, busy: &HashSet<SegmentId>) -> Option<Job> {
-        let runs = &tree.levels[0];
-        let (first, last) = key_span(runs.iter().flat_map(|run| &run.segments))?;
-        let below = overlapping(&tree.levels[1], first, last);
-        let mut inputs: Vec<Vec<Arc<Segment>>> =
-            runs.iter().map(|run| run.segments.clone()).collect();
-        if any_busy(inputs.iter().flatten().chain(&below), busy) {
-            return None;
-        }
-        let trivial_move = below.is_empty() && inputs.len() == 1;
-        if !below.is_empty() {
-            inputs.push(below);
-        }
-        Some(Job { keyspace: tree.id, inputs, output_level: 1, trivial_move })
+    fn level0_job(tree: &Tree, busy: &Busy) -> Option<Job> {
+        let span = Span::of(tree.levels[0].iter().flat_map(|run| &run.segments))?;
+        let job = merge_into(tree, 1, &gather(tree, 0..=1, span))?;
+        busy.admits(&job).then_some(job)
     }
 
-    /// Some adjacent segments of a level below 0 with what they overlap in the next.
+    /// A segment of a level with what must go with it into another.
     fn down_job(
         tree: &Tree,
-        level: usize,
-        picked: Vec<Arc<Segment>>,
-        busy: &HashSet<SegmentId>,
+        levels: RangeInclusive<usize>,
+        picked: &Arc<Segment>,
+        busy: &Busy,
     ) -> Option<Job> {
-        let (first, last) = key_span(&picked)?;
-        let below = overlapping(&tree.levels[level + 1], first, last);
-        if any_busy(picked.iter().chain(&below), busy) {
-            return None;
-        }
-        let trivial_move = below.is_empty();
-        let mut inputs = vec![picked];
-        if !below.is_empty() {
-            inputs.push(below);
-        }
-        Some(Job { keyspace: tree.id, inputs, output_level: level as u8 + 1, trivial_move })
+        let to = *levels.end();
+        let job = merge_into(tree, to, &gather(tree, levels, Span::of([picked])?))?;
+        busy.admits(&job).then_some(job)
     }
 
-    /// The segment of a level whose move down rewrites the least of the next level for its size.
-    fn cheapest_down_job(tree: &Tree, level: usize, busy: &HashSet<SegmentId>) -> Option<Job> {
-        let segments = tree.levels[level].iter().flat_map(|run| &run.segments);
-        segments
-            .filter_map(|segment| {
-                let job = Self::down_job(tree, level, vec![Arc::clone(segment)], busy)?;
-                Some((job.bytes() as f64 / segment.meta.file_len.max(1) as f64, job))
-            })
-            .min_by(|a, b| a.0.total_cmp(&b.0))
-            .map(|(_, job)| job)
+    /// The segment of a run whose move down rewrites the least for its size.
+    fn cheapest_down_job(
+        tree: &Tree,
+        levels: RangeInclusive<usize>,
+        run: &Run,
+        busy: &Busy,
+    ) -> Option<Job> {
+        let jobs = run.segments.iter().filter_map(|segment| {
+            let job = Self::down_job(tree, levels.clone(), segment, busy)?;
+            Some((job.bytes() as f64 / segment.meta.file_len.max(1) as f64, job))
+        });
+        jobs.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, job)| job)
+    }
+
+    /// Brings a level that another strategy left with several runs nearer to one.
+    fn normalise(tree: &Tree, busy: &Busy) -> Option<Job> {
+        (1..LEVELS).find_map(|level| {
+            let (_, newer) = tree.levels[level].split_last()?;
+            Self::cheapest_down_job(tree, level..=level, newer.first()?, busy)
+        })
     }
 }
 
 impl Strategy for Leveled {
-    fn pick(&self, tree: &Tree, busy: &HashSet<SegmentId>) -> Option<Job> {
+    fn pick(&self, tree: &Tree, now: &Situation<'_>) -> Option<Job> {
+        if let Some(job) = Self::normalise(tree, now.busy) {
+            return Some(job);
+        }
         let mut due: Vec<(f64, usize)> = (0..LEVELS - 1)
-            .map(|level| (self.score(tree, level, busy), level))
+            .map(|level| (self.score(tree, level, now.busy), level))
             .filter(|(score, _)| *score >= 1.0)
             .collect();
         due.sort_by(|a, b| b.0.total_cmp(&a.0));
         due.into_iter().find_map(|(_, level)| match level {
-            0 => Self::level0_job(tree, busy),
-            _ => Self::cheapest_down_job(tree, level, busy),
+            0 => Self::level0_job(tree, now.busy),
+            _ => {
+                let run = tree.levels[level].first()?;
+                Self::cheapest_down_job(tree, level..=level + 1, run, now.busy)
+            }
         })
     }
 
-    fn pick_range(
-        &self,
-        tree: &Tree,
-        level: usize,
-        first: Option<&[u8]>,
-        last: Option<&[u8]>,
-        busy: &HashSet<SegmentId>,
-    ) -> Option<Job> {
-        let in_range = |s: &&Arc<Segment>| {
-            last.is_none_or(|last| s.meta.first_key[..] <= *last)
-                && first.is_none_or(|first| *first <= s.meta.last_key[..])
-        };
-        if level == 0 {
-            let hit = tree.levels[0].iter().flat_map(|run| &run.segments).any(|s| in_range(&s));
-            return hit.then(|| Self::level0_job(tree, busy)).flatten();
+    /// The deepest level that holds anything is the bottom: nothing moves below it, but for level
+    /// 0, which is not sorted as a whole.
+    fn pick_range(&self, tree: &Tree, range: &KeyRange<'_>, now: &Situation<'_>) -> Option<Job> {
+        let segments = |level: usize| tree.levels[level].iter().flat_map(|run| &run.segments);
+        let deepest = (0..LEVELS).rev().find(|level| !tree.levels[*level].is_empty())?;
+        if segments(0).any(|s| range.concerns(s)) {
+            return Self::level0_job(tree, now.busy);
         }
-        let segments = tree.levels[level].iter().flat_map(|run| &run.segments);
-        let picked = segments.filter(in_range).find(|s| !busy.contains(&s.meta.id))?;
-        Self::down_job(tree, level, vec![Arc::clone(picked)], busy)
+        let level = (1..=deepest).find(|level| {
+            let one_too_many = tree.levels[*level].len() > 1;
+            (one_too_many || *level < deepest) && segments(*level).any(|s| range.concerns(s))
+        })?;
+        if let Some((_, newer)) = tree.levels[level].split_last().filter(|(_, n)| !n.is_empty()) {
+            let wanted = newer.iter().flat_map(|run| &run.segments);
+            let job = wanted
+                .filter(|s| range.concerns(s))
+                .find_map(|s| Self::down_job(tree, level..=level, s, now.busy));
+            if job.is_some() || level == deepest {
+                return job;
+            }
+        }
+        let wanted = segments(level).filter(|s| range.concerns(s));
+        wanted.into_iter().find_map(|s| Self::down_job(tree, level..=level + 1, s, now.busy))
     }
 
-    fn debt(&self, tree: &Tree) -> u64 {
+    fn debt(&self, tree: &Tree, _garbage_known: bool) -> u64 {
         let bytes = |level: usize| tree.levels[level].iter().map(Run::bytes).sum::<u64>();
         let mut debt = 0;
         if tree.levels[0].len() >= self.level0_runs {
             debt += bytes(0) + bytes(1);
+        }
+        for level in 1..LEVELS {
+            if tree.levels[level].len() > 1 {
+                debt += bytes(level);
+            }
         }
         for level in 1..LEVELS - 1 {
             let over = bytes(level).saturating_sub(self.capacity(level));
             debt += over.saturating_mul(self.ratio + 1);
         }
         debt
+    }
+
+    fn backlog(&self, tree: &Tree) -> f64 {
+        tree.levels[0].len() as f64 / self.level0_runs as f64
     }
 }

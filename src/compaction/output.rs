@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::segment::{SegmentOptions, SegmentWriter};
 use crate::slice::Key;
 use crate::sync::Arc;
-use crate::types::{KeyspaceId, Kind, SegmentId, SeqNo};
+use crate::types::{KeyspaceId, Kind, PAGE, SegmentId, SeqNo};
 use crate::version::{RunNo, Segment, SegmentHome, SegmentMeta};
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
@@ -43,17 +43,33 @@ impl Retention {
     }
 }
 
+/// A question about a key.
+pub(crate) type KeyTest<'a> = dyn Fn(&[u8]) -> bool + 'a;
+
 /// The runs that may hold older versions than a job's inputs and are not among them.
-#[derive(Debug, Default)]
-pub(crate) struct OlderData {
+#[derive(Default)]
+pub(crate) struct OlderData<'a> {
     /// Per run its segments, and the first one that does not end before the keys asked about.
     runs: Vec<(Vec<Arc<Segment>>, usize)>,
+    /// Whether it is certain that no segment outside the job has a key.
+    is_absent: Option<&'a KeyTest<'a>>,
 }
 
-impl OlderData {
+impl<'a> OlderData<'a> {
     /// From the segments of each run, in key order.
     pub(crate) fn new(runs: impl IntoIterator<Item = Vec<Arc<Segment>>>) -> Self {
-        OlderData { runs: runs.into_iter().map(|segments| (segments, 0)).collect() }
+        let runs = runs.into_iter().map(|segments| (segments, 0)).collect();
+        OlderData { runs, is_absent: None }
+    }
+
+    /// With something that knows better than the runs' key ranges: it is asked about tombstones.
+    pub(crate) fn unless(self, is_absent: &'a KeyTest<'a>) -> Self {
+        OlderData { is_absent: Some(is_absent), ..self }
+    }
+
+    /// Whether an older version of `key` may be there, exactly. Keys as for `may_hold`.
+    fn may_hide(&mut self, key: &[u8]) -> bool {
+        self.may_hold(key) && !self.is_absent.is_some_and(|is_absent| is_absent(key))
     }
 
     /// Whether an older version of `key` may be there. Keys must be asked about in rising order.
@@ -74,13 +90,25 @@ impl OlderData {
 pub(crate) struct OutputSpec {
     pub(crate) keyspace: KeyspaceId,
     pub(crate) level: u8,
-    pub(crate) run: RunNo,
     pub(crate) segment: SegmentOptions,
     /// A segment is closed at the first key boundary past this many bytes.
     pub(crate) segment_bytes: u64,
+    /// Keys, rising, at which a segment is closed before its time, so that it can later be merged
+    /// with what starts there and with nothing else.
+    pub(crate) cuts: Vec<Key>,
+    /// A cut is passed over if the segment would be smaller than this, in bytes.
+    pub(crate) min_piece_bytes: u64,
 }
 
-/// What came out.
+impl OutputSpec {
+    /// What `min_piece_bytes` is unless there is a reason: a 64th of a segment, at most a mebibyte
+    /// and at least a page, less than which a file cannot take.
+    pub(crate) fn smallest_piece(segment_bytes: u64) -> u64 {
+        (segment_bytes / 64).clamp(PAGE as u64, 1 << 20)
+    }
+}
+
+/// What came out. The number of the run is not known before the commit: it is zero here.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     pub(crate) segments: Vec<Arc<SegmentMeta>>,
@@ -99,12 +127,13 @@ pub(crate) fn write_run(
     home: &SegmentHome,
     cursor: &mut dyn Cursor,
     retention: &Retention,
-    mut older: OlderData,
+    mut older: OlderData<'_>,
     spec: &OutputSpec,
     next_id: &dyn Fn() -> SegmentId,
     stop: &dyn Fn() -> bool,
 ) -> Result<Output> {
-    let mut writer = RunWriter { home, spec, next_id, open: None, output: Output::default() };
+    let mut writer =
+        RunWriter { home, spec, next_id, cuts: &spec.cuts, open: None, output: Output::default() };
     let outcome = fill(cursor, retention, &mut older, &mut writer, stop);
     match outcome {
         Ok(()) => Ok(writer.output),
@@ -118,7 +147,7 @@ pub(crate) fn write_run(
 fn fill(
     cursor: &mut dyn Cursor,
     retention: &Retention,
-    older: &mut OlderData,
+    older: &mut OlderData<'_>,
     writer: &mut RunWriter<'_>,
     stop: &dyn Fn() -> bool,
 ) -> Result<()> {
@@ -149,11 +178,13 @@ fn fill(
         if !shadowed && !retention.is_cleared(seqno, stripe) {
             // In the oldest stripe, with nothing older anywhere, a version stands for itself: a
             // tombstone hides nothing, and a put needs no number to be told from an older one.
-            let oldest = stripe == 0 && !older.may_hold(&key);
             match cursor.kind() {
-                Kind::Delete if oldest => {}
+                Kind::Delete if stripe == 0 && !older.may_hide(&key) => {}
                 kind => {
-                    let elide = oldest && kind == Kind::Put && retention.clears.is_empty();
+                    let elide = stripe == 0
+                        && kind == Kind::Put
+                        && retention.clears.is_empty()
+                        && !older.may_hold(&key);
                     let seqno = if elide { SeqNo::ZERO } else { seqno };
                     writer.add(&key, new_key, seqno, kind, &cursor.value())?;
                 }
@@ -173,6 +204,8 @@ struct RunWriter<'a> {
     home: &'a SegmentHome,
     spec: &'a OutputSpec,
     next_id: &'a dyn Fn() -> SegmentId,
+    /// The cuts that are still ahead.
+    cuts: &'a [Key],
     open: Option<(SegmentId, PathBuf, SegmentWriter)>,
     output: Output,
 }
@@ -186,8 +219,11 @@ impl RunWriter<'_> {
         kind: Kind,
         value: &[u8],
     ) -> Result<()> {
+        let at_cut = new_key && self.pass_cuts(key);
         let full = |w: &SegmentWriter| {
-            w.is_full() || w.estimated_bytes() + value.len() as u64 > self.spec.segment_bytes
+            w.is_full()
+                || w.estimated_bytes() + value.len() as u64 > self.spec.segment_bytes
+                || at_cut && w.estimated_bytes() >= self.spec.min_piece_bytes
         };
         // All versions of a key stay together, whatever the size.
         if new_key && self.open.as_ref().is_some_and(|(_, _, w)| w.entries() > 0 && full(w)) {
@@ -207,6 +243,13 @@ impl RunWriter<'_> {
         Ok(())
     }
 
+    /// Whether a cut lies behind the key before and not behind this one.
+    fn pass_cuts(&mut self, key: &[u8]) -> bool {
+        let passed = self.cuts.iter().take_while(|cut| cut[..] <= *key).count();
+        self.cuts = self.cuts.get(passed..).unwrap_or(&[]);
+        passed > 0
+    }
+
     fn close(&mut self) -> Result<()> {
         let Some((id, path, writer)) = self.open.take() else { return Ok(()) };
         let info = match writer.finish_file() {
@@ -222,7 +265,7 @@ impl RunWriter<'_> {
             id,
             keyspace: self.spec.keyspace,
             level: self.spec.level,
-            run: self.spec.run,
+            run: RunNo(0),
             file_len: info.file_len,
             checksum: info.footer_checksum,
             entries: p.entries,

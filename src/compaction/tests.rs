@@ -4,6 +4,7 @@ use super::*;
 use crate::cache::{FilePool, SharedCache};
 use crate::cursor::{Cursor, Seek};
 use crate::error::Error;
+use crate::hash::key_hash;
 use crate::iter::{MergeCursor, View};
 use crate::memtable::{Memtable, SkipMemtable};
 use crate::segment::{CursorOptions, SegmentOptions};
@@ -14,13 +15,14 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-const KS: KeyspaceId = KeyspaceId(1);
+pub(super) const KS: KeyspaceId = KeyspaceId(1);
 
-fn home() -> SegmentHome {
+pub(super) fn home() -> SegmentHome {
     let env = Env::in_memory(1);
     let dir = PathBuf::from("/db");
     env.vfs.create_dir_all(&dir).unwrap();
     SegmentHome {
+        points: crate::segment::PointIndex::HashRun,
         cache: Arc::new(SharedCache::new(1 << 20)),
         files: Arc::new(FilePool::new(Arc::clone(&env.vfs), 64)),
         env,
@@ -28,17 +30,21 @@ fn home() -> SegmentHome {
     }
 }
 
-fn spec(level: u8, segment_bytes: u64) -> OutputSpec {
-    let segment = SegmentOptions { keyspace: Some(KS), ..SegmentOptions::default() };
-    OutputSpec { keyspace: KS, level, run: RunNo(1), segment, segment_bytes }
+pub(super) fn spec(level: u8, segment_bytes: u64) -> OutputSpec {
+    let segment = SegmentOptions {
+        keyspace: Some(KS),
+        compression: crate::compression::Compression::None,
+        ..SegmentOptions::default()
+    };
+    OutputSpec { keyspace: KS, level, segment, segment_bytes, cuts: vec![], min_piece_bytes: 0 }
 }
 
 const SCAN: CursorOptions = CursorOptions { fill_cache: false, readahead: true };
 
-struct Ids(Cell<u64>);
+pub(super) struct Ids(pub(super) Cell<u64>);
 
 impl Ids {
-    fn next(&self) -> SegmentId {
+    pub(super) fn next(&self) -> SegmentId {
         self.0.set(self.0.get() + 1);
         SegmentId(self.0.get())
     }
@@ -83,7 +89,14 @@ fn every_reader_sees_after_a_merge_what_it_saw_before_and_nothing_superfluous_is
             let r = rng.next_u64();
             let kind = if r >> 62 == 0 { Kind::Delete } else { Kind::Put };
             let key = [(r >> 8) as u8 % 30];
-            tables[(r % 3) as usize].insert(KS, &key, SeqNo(seqno), kind, b"value");
+            tables[(r % 3) as usize].insert(
+                KS,
+                &key,
+                key_hash(&key, 0),
+                SeqNo(seqno),
+                kind,
+                b"value",
+            );
         }
         let mut boundaries: Vec<SeqNo> =
             (0..rng.next_u64() % 4).map(|_| SeqNo(rng.next_u64() % 200)).collect();
@@ -107,8 +120,11 @@ fn every_reader_sees_after_a_merge_what_it_saw_before_and_nothing_superfluous_is
             &|| false,
         )
         .unwrap();
-        let segments: Vec<_> =
-            output.segments.iter().map(|m| Segment::open(&home, Arc::clone(m)).unwrap()).collect();
+        let segments: Vec<_> = output
+            .segments
+            .iter()
+            .map(|m| Segment::open(&home, Arc::clone(m), true).unwrap())
+            .collect();
         for pair in segments.windows(2) {
             assert!(pair[0].meta.last_key < pair[1].meta.first_key, "a key was parted");
         }
@@ -146,10 +162,15 @@ fn an_input_out_of_order_stops_the_merge() {
 }
 
 /// One segment with the given keys as puts (or tombstones) at a place.
-fn segment(home: &SegmentHome, ids: &Ids, keys: std::ops::Range<u8>, seqno: u64) -> Arc<Segment> {
+pub(super) fn segment(
+    home: &SegmentHome,
+    ids: &Ids,
+    keys: std::ops::Range<u8>,
+    seqno: u64,
+) -> Arc<Segment> {
     let table = Arc::new(SkipMemtable::default());
     for key in keys {
-        table.insert(KS, &[key], SeqNo(seqno), Kind::Put, &[seqno as u8; 300]);
+        table.insert(KS, &[key], key_hash(&[key], 0), SeqNo(seqno), Kind::Put, &[seqno as u8; 300]);
     }
     // A boundary in front keeps the sequence numbers.
     let retention = Retention { boundaries: vec![SeqNo(0), SeqNo(1000)], clears: vec![] };
@@ -159,11 +180,15 @@ fn segment(home: &SegmentHome, ids: &Ids, keys: std::ops::Range<u8>, seqno: u64)
     let spec = spec(0, 1 << 20);
     let output = write_run(home, &mut *cursor, &retention, older, &spec, &next, &|| false).unwrap();
     assert_eq!(output.segments.len(), 1);
-    Segment::open(home, Arc::clone(&output.segments[0])).unwrap()
+    Segment::open(home, Arc::clone(&output.segments[0]), true).unwrap()
 }
 
 /// A tree from level, run and key ranges.
-fn tree(home: &SegmentHome, ids: &Ids, shape: &[(usize, u64, std::ops::Range<u8>)]) -> Tree {
+pub(super) fn tree(
+    home: &SegmentHome,
+    ids: &Ids,
+    shape: &[(usize, u64, std::ops::Range<u8>)],
+) -> Tree {
     let mut levels: Vec<Vec<Run>> = vec![Vec::new(); LEVELS];
     for (level, run, keys) in shape {
         let segment = segment(home, ids, keys.clone(), *run);
@@ -185,27 +210,38 @@ fn tree(home: &SegmentHome, ids: &Ids, shape: &[(usize, u64, std::ops::Range<u8>
     Tree { id: KS, hash_seed: 0, clears: vec![], levels }
 }
 
-fn starts(job: &Job) -> Vec<Vec<u8>> {
+pub(super) fn starts(job: &Job) -> Vec<Vec<u8>> {
     let first = |s: &Arc<Segment>| s.meta.first_key[0];
     job.inputs.iter().map(|run| run.iter().map(first).collect()).collect()
 }
 
-const LEVELED: Leveled = Leveled { level0_runs: 2, level1_bytes: 20_000, ratio: 10 };
+pub(super) fn now(busy: &Busy) -> Situation<'_> {
+    Situation { busy, mood: Mood::Busy, now_ms: 0, garbage_known: false }
+}
+
+pub(super) fn without(segments: impl IntoIterator<Item = SegmentId>) -> Busy {
+    let mut busy = Busy::default();
+    busy.exclude(segments);
+    busy
+}
+
+const LEVELED: Leveled = Leveled { level0_runs: 2, level1_bytes: 200_000, ratio: 10 };
 
 #[test]
 fn level_0_moves_down_whole_with_what_it_overlaps() {
     let (home, ids) = (home(), Ids(Cell::new(0)));
-    let none = HashSet::new();
+    let none = Busy::default();
     let one = tree(&home, &ids, &[(0, 9, 0..5)]);
-    assert!(LEVELED.pick(&one, &none).is_none(), "too few runs");
+    assert!(LEVELED.pick(&one, &now(&none)).is_none(), "too few runs");
     let shape = [(0, 9, 10..15), (0, 8, 12..20), (1, 1, 0..5), (1, 1, 13..14), (1, 1, 30..35)];
     let full = tree(&home, &ids, &shape);
-    let job = LEVELED.pick(&full, &none).unwrap();
-    assert_eq!((job.output_level, job.trivial_move), (1, false));
+    let job = LEVELED.pick(&full, &now(&none)).unwrap();
+    assert_eq!((job.output_level, job.action), (1, Action::Merge));
+    assert_eq!(job.output, OutputRun::Join(Some(RunNo(1))));
     assert_eq!(starts(&job), [vec![10], vec![12], vec![13]], "newest first");
     for segment in job.segments() {
-        let busy = HashSet::from([segment.meta.id]);
-        assert!(LEVELED.pick(&full, &busy).is_none(), "two jobs would share a segment");
+        let busy = without([segment.meta.id]);
+        assert!(LEVELED.pick(&full, &now(&busy)).is_none(), "two jobs would share a segment");
     }
 }
 
@@ -215,15 +251,15 @@ fn a_full_level_gives_the_segment_that_costs_least_and_moves_it_free_if_it_can()
     let shape = [(1, 1, 0..20), (1, 1, 20..40), (1, 1, 60..80), (2, 2, 0..30), (2, 2, 30..50)];
     let full = tree(&home, &ids, &shape);
     let tight = Leveled { level1_bytes: 3000, ..LEVELED };
-    let job = tight.pick(&full, &HashSet::new()).unwrap();
-    assert_eq!((job.output_level, job.trivial_move), (2, true));
+    let job = tight.pick(&full, &now(&Busy::default())).unwrap();
+    assert_eq!((job.output_level, job.action), (2, Action::Move));
     assert_eq!(starts(&job), [vec![60]]);
-    let busy = HashSet::from([job.segments().next().unwrap().meta.id]);
-    let job = tight.pick(&full, &busy).unwrap();
-    assert!(!job.trivial_move);
+    let busy = without([job.segments().next().unwrap().meta.id]);
+    let job = tight.pick(&full, &now(&busy)).unwrap();
+    assert_eq!(job.action, Action::Merge);
     assert_eq!(starts(&job), [vec![0], vec![0]]);
-    assert!(tight.debt(&full) > 0);
-    assert_eq!(LEVELED.debt(&full), 0);
+    assert!(tight.debt(&full, false) > 0);
+    assert_eq!(LEVELED.debt(&full, false), 0);
 }
 
 #[test]
@@ -231,12 +267,13 @@ fn a_manual_compaction_takes_what_the_range_touches() {
     let (home, ids) = (home(), Ids(Cell::new(0)));
     let shape = [(1, 1, 0..10), (1, 1, 20..30), (2, 2, 25..27), (2, 2, 40..50)];
     let full = tree(&home, &ids, &shape);
-    let none = HashSet::new();
+    let none = Busy::default();
     let pick = |first: Option<u8>, last: Option<u8>| {
         let first = first.map(|k| [k]);
         let last = last.map(|k| [k]);
-        let bounds = (first.as_ref().map(|k| &k[..]), last.as_ref().map(|k| &k[..]));
-        LEVELED.pick_range(&full, 1, bounds.0, bounds.1, &none).map(|job| starts(&job))
+        let (first, last) = (first.as_ref().map(|k| &k[..]), last.as_ref().map(|k| &k[..]));
+        let range = KeyRange { first, last, limit: SeqNo(1000), next_run: RunNo(u64::MAX) };
+        LEVELED.pick_range(&full, &range, &now(&none)).map(|job| starts(&job))
     };
     assert_eq!(pick(Some(9), Some(12)), Some(vec![vec![0]]));
     assert_eq!(pick(Some(10), Some(19)), None);

@@ -8,13 +8,17 @@ use crate::cache::{FilePool, PooledFile, SharedCache};
 use crate::cursor::{Cursor, Seek};
 use crate::error::{Error, Result};
 use crate::hash::keyspace_seed;
-use crate::segment::{BlockCache, CursorOptions, Found, SegmentCursor, SegmentReader};
+use crate::keymap::{MapSegment, Slices};
+use crate::segment::{
+    BlockCache, CursorOptions, Found, HashSlices, PointIndex, SegmentCursor, SegmentReader,
+};
 use crate::sync::Arc;
-use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::types::{KeyspaceId, Kind, SegmentId, SeqNo};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::types::{KeyspaceId, Kind, PAGE, SegmentId, SeqNo};
 use crate::vfs::Env;
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 /// How many levels there can be. The last one is the bottom.
@@ -38,6 +42,8 @@ pub(crate) struct SegmentHome {
     pub(crate) dir: PathBuf,
     pub(crate) cache: Arc<SharedCache>,
     pub(crate) files: Arc<FilePool>,
+    /// How point reads without the key map find a block.
+    pub(crate) points: PointIndex,
 }
 
 impl SegmentHome {
@@ -61,6 +67,10 @@ struct SegmentFile {
     home: SegmentHome,
     /// Set once the manifest no longer names it: then the file goes with this object.
     obsolete: AtomicBool,
+    /// About how many of its entries newer segments supersede.
+    garbage: AtomicU64,
+    /// Its hash run is missing or damaged, and writing the segment anew would mend that.
+    hash_run_lost: AtomicBool,
 }
 
 impl std::fmt::Debug for Segment {
@@ -72,13 +82,22 @@ impl std::fmt::Debug for Segment {
 impl Segment {
     /// Opens the segment that `meta` describes and checks that the file is that one: its length
     /// and its footer's checksum. Reads footer, section table and properties.
-    pub(crate) fn open(home: &SegmentHome, meta: Arc<SegmentMeta>) -> Result<Arc<Segment>> {
+    /// `is_new` says that it was written by this handle of the database.
+    pub(crate) fn open(
+        home: &SegmentHome,
+        meta: Arc<SegmentMeta>,
+        is_new: bool,
+    ) -> Result<Arc<Segment>> {
         let path = home.path(meta.id);
         let source =
             Arc::new(PooledFile { pool: Arc::clone(&home.files), id: meta.id, path: path.clone() });
         let cache = Arc::clone(&home.cache) as Arc<dyn BlockCache>;
-        let reader = match SegmentReader::open_with(source, path.clone(), Some((cache, meta.id.0)))
-        {
+        let reader = match SegmentReader::open_with(
+            source,
+            path.clone(),
+            Some((cache, meta.id.0)),
+            home.points,
+        ) {
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 return Err(Error::corruption(
                     &path,
@@ -95,13 +114,28 @@ impl Segment {
                 "it is not the segment that the manifest names (swapped or overwritten)",
             ));
         }
-        let (id, home, obsolete) = (meta.id, home.clone(), AtomicBool::new(false));
-        Ok(Arc::new(Segment { meta, file: Arc::new(SegmentFile { id, reader, home, obsolete }) }))
+        let lacks_hash_run = home.points == PointIndex::HashRun && !reader.has_hash_run();
+        let file = SegmentFile {
+            id: meta.id,
+            reader,
+            home: home.clone(),
+            obsolete: AtomicBool::new(false),
+            garbage: AtomicU64::new(0),
+            // One that was written without a hash run will not get one by being written again.
+            hash_run_lost: AtomicBool::new(!is_new && lacks_hash_run),
+        };
+        Ok(Arc::new(Segment { meta, file: Arc::new(file) }))
     }
 
     /// The same file under changed metadata (moved to another level).
     pub(crate) fn with_meta(&self, meta: Arc<SegmentMeta>) -> Arc<Segment> {
         debug_assert_eq!(self.meta.id, meta.id);
+        Arc::new(Segment { meta, file: Arc::clone(&self.file) })
+    }
+
+    /// The same file under any metadata, so that tests can lay out many segments.
+    #[cfg(test)]
+    pub(crate) fn renamed(&self, meta: Arc<SegmentMeta>) -> Arc<Segment> {
         Arc::new(Segment { meta, file: Arc::clone(&self.file) })
     }
 
@@ -120,6 +154,29 @@ impl Segment {
         self.file.obsolete.store(true, Ordering::Release);
     }
 
+    /// Says that newer segments supersede so many more of its entries: an estimate, which steers
+    /// compaction and nothing else. It stays with the file when the segment moves.
+    pub(crate) fn add_garbage(&self, entries: u64) {
+        self.file.garbage.fetch_add(entries, Ordering::Relaxed);
+    }
+
+    /// The share of the file that superseded entries take, in bytes, as far as is known.
+    pub(crate) fn garbage_bytes(&self) -> u64 {
+        let entries = self.meta.entries.max(1);
+        let superseded = self.file.garbage.load(Ordering::Relaxed).min(entries);
+        (self.meta.file_len as f64 * (superseded as f64 / entries as f64)) as u64
+    }
+
+    /// Whether its hash run is missing or damaged, so that writing the segment anew makes it whole.
+    pub(crate) fn needs_rewrite(&self) -> bool {
+        self.file.hash_run_lost.load(Ordering::Relaxed)
+    }
+
+    /// Its age, for comparing with others of its keyspace: lower is newer.
+    pub(crate) fn rank(&self) -> u64 {
+        u64::from(self.meta.level) << 56 | (u64::MAX >> 8).saturating_sub(self.meta.run.0)
+    }
+
     fn covers(&self, key: &[u8]) -> bool {
         self.meta.first_key[..] <= *key && *key <= self.meta.last_key[..]
     }
@@ -127,6 +184,60 @@ impl Segment {
     /// Whether any key between the two (both inclusive) may be in it.
     pub(crate) fn overlaps(&self, first: &[u8], last: &[u8]) -> bool {
         self.meta.first_key[..] <= *last && *first <= self.meta.last_key[..]
+    }
+}
+
+impl MapSegment for Segment {
+    fn id(&self) -> SegmentId {
+        self.meta.id
+    }
+
+    fn keyspace(&self) -> KeyspaceId {
+        self.meta.keyspace
+    }
+
+    fn covers(&self, key: &[u8]) -> bool {
+        Segment::covers(self, key)
+    }
+
+    fn pages(&self) -> u32 {
+        u32::try_from(self.reader().data_bytes() / PAGE as u64).unwrap_or(u32::MAX)
+    }
+
+    fn keys(&self) -> u64 {
+        self.reader().properties().distinct_keys
+    }
+
+    fn slices(&self) -> Result<Box<dyn Slices>> {
+        let slices = self.reader().hash_slices();
+        let slices = slices.inspect_err(|error| self.file.note_hash_run(error))?;
+        Ok(Box::new(CheckedSlices { file: Arc::clone(&self.file), slices }))
+    }
+
+    fn add_garbage(&self, entries: u64) {
+        Segment::add_garbage(self, entries);
+    }
+}
+
+/// The slices of a hash run; damage is noted.
+struct CheckedSlices {
+    file: Arc<SegmentFile>,
+    slices: HashSlices,
+}
+
+impl Slices for CheckedSlices {
+    fn slice(&mut self, slice: u8) -> Result<&[(u64, u16)]> {
+        let read = self.slices.slice(slice);
+        read.inspect_err(|error| self.file.note_hash_run(error))
+    }
+}
+
+impl SegmentFile {
+    fn note_hash_run(&self, error: &Error) {
+        // One that is absent was looked at when the segment was opened.
+        if matches!(error, Error::Corruption { .. }) && self.reader.has_hash_run() {
+            self.hash_run_lost.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -154,6 +265,23 @@ impl Run {
     pub(crate) fn segment_for(&self, key: &[u8]) -> Option<&Arc<Segment>> {
         let at = self.segments.partition_point(|s| s.meta.last_key[..] < *key);
         self.segments.get(at).filter(|s| s.covers(key))
+    }
+
+    /// Its number.
+    pub(crate) fn number(&self) -> RunNo {
+        self.segments.first().map_or(RunNo(0), |s| s.meta.run)
+    }
+
+    /// The segments that share keys with a range, as a part of the run.
+    pub(crate) fn within(&self, lower: Option<&[u8]>, upper: Bound<&[u8]>) -> &[Arc<Segment>] {
+        let from =
+            lower.map_or(0, |key| self.segments.partition_point(|s| s.meta.last_key[..] < *key));
+        let to = self.segments.partition_point(|s| match upper {
+            Bound::Included(key) => s.meta.first_key[..] <= *key,
+            Bound::Excluded(key) => s.meta.first_key[..] < *key,
+            Bound::Unbounded => true,
+        });
+        self.segments.get(from..to).unwrap_or(&[])
     }
 
     /// The length of its files together.
