@@ -45,7 +45,9 @@ mod error;
 mod flush;
 mod hash;
 mod iter;
+mod keymap;
 mod memtable;
+mod prefetch;
 mod segment;
 mod slice;
 mod sync;
@@ -57,9 +59,9 @@ pub mod vfs;
 
 pub use compression::Compression;
 pub use db::{
-    Background, Builder, DEFAULT_KEYSPACE, Db, Durability, IterOptions, Keyspace, KeyspaceStats,
-    LevelStats, MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, SegmentReport, SegmentSummary, Snapshot, Stats,
-    WriteBatch,
+    Background, Builder, Compaction, DEFAULT_KEYSPACE, Db, Durability, IterOptions, KeyMapStats,
+    Keyspace, KeyspaceStats, LevelStats, MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, ReadStats,
+    SegmentReport, SegmentSummary, Snapshot, Stats, WriteBatch,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use iter::RangeIter;

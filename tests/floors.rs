@@ -21,6 +21,7 @@ const ROOMS: &[(u8, &str)] = &[
     (0, "sync"),
     (0, "slice"),
     (0, "cursor"),
+    (0, "prefetch"),
     (1, "vfs"),
     (2, "segment"),
     (3, "memtable"),

@@ -7,8 +7,8 @@
 
 use ashlardb::vfs::{Entropy, Env, MemVfs, SeededEntropy};
 use ashlardb::{
-    Background, Builder, Compression, Db, Durability, IterOptions, Key, Keyspace, Snapshot, Value,
-    WriteBatch,
+    Background, Builder, Compaction, Compression, Db, Durability, IterOptions, Key, Keyspace,
+    Snapshot, Value, WriteBatch,
 };
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -17,6 +17,14 @@ use std::sync::Arc;
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 type Keyspaces = BTreeMap<String, Map>;
+
+const STRATEGIES: [Compaction; 4] = [
+    Compaction::Lazy,
+    Compaction::Leveled,
+    Compaction::Tiered,
+    // Nothing is dropped, so that the model holds.
+    Compaction::Fifo { max_bytes: u64::MAX, max_age: None },
+];
 
 const NAMES: [&str; 4] = ["default", "a", "b", "c"];
 
@@ -29,6 +37,10 @@ struct Run {
     model: Keyspaces,
     snapshots: Vec<(Snapshot, Keyspaces)>,
     keys: u64,
+    /// Whether each reopening takes another compaction strategy than that of `make`.
+    restless: bool,
+    /// The most shards of the key map that were in memory.
+    resident: u32,
 }
 
 impl Run {
@@ -42,6 +54,8 @@ impl Run {
             model: Keyspaces::from([("default".to_owned(), Map::new())]),
             snapshots: Vec::new(),
             keys,
+            restless: false,
+            resident: 0,
         };
         run.open();
         run
@@ -53,7 +67,11 @@ impl Run {
 
     fn open(&mut self) {
         let env = Env { vfs: Arc::clone(&self.vfs) as _, ..Env::in_memory(self.rng.next_u64()) };
-        let db = (self.make)(Db::builder("/db").env(env)).open().expect("open");
+        let mut builder = (self.make)(Db::builder("/db").env(env));
+        if self.restless {
+            builder = builder.compaction(STRATEGIES[self.below(4) as usize]);
+        }
+        let db = builder.open().expect("open");
         assert_eq!(db.keyspaces(), self.model.keys().cloned().collect::<Vec<_>>());
         self.handles =
             self.model.keys().map(|n| (n.clone(), db.keyspace(n).expect("keyspace"))).collect();
@@ -290,7 +308,8 @@ impl Run {
         }
     }
 
-    fn check_everything(&self) {
+    fn check_everything(&mut self) {
+        self.resident = self.resident.max(self.db().stats().key_map.resident_shards);
         for (name, model) in &self.model {
             let handle = &self.handles[name];
             let all: Vec<_> =
@@ -309,11 +328,16 @@ impl Run {
 }
 
 fn run(name: &str, keys: u64, make: fn(Builder) -> Builder) {
+    run_with(name, keys, false, make);
+}
+
+fn run_with(name: &str, keys: u64, restless: bool, make: fn(Builder) -> Builder) {
     const SEEDS: u64 = 2;
-    // Five option sets, two seeds each: a million operations in all.
-    const OPERATIONS: u64 = 100_000;
+    // Twelve option sets, two seeds each: well over a million operations in all.
+    const OPERATIONS: u64 = 60_000;
     for seed in 0..SEEDS {
         let mut run = Run::new(seed * 7919 + keys, keys, make);
+        run.restless = restless;
         for operation in 0..OPERATIONS {
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.step()));
             assert!(outcome.is_ok(), "{name}: seed {seed} failed at operation {operation}");
@@ -328,6 +352,8 @@ fn run(name: &str, keys: u64, make: fn(Builder) -> Builder) {
         run.db.take().unwrap().close().expect("close");
         run.open();
         run.check_everything();
+        assert_eq!(run.resident > 0, name != "filters", "{name}: {} shards", run.resident);
+        assert_eq!(run.resident == 256, name != "short" && name != "filters", "{name}");
     }
 }
 
@@ -338,11 +364,27 @@ fn small(builder: Builder) -> Builder {
         .segment_bytes(64 << 10)
         .level1_bytes(128 << 10)
         .cache_bytes(256 << 10)
+        .check_key_map(true)
 }
 
 #[test]
 fn small_buffers_and_lz4() {
     run("small", 3000, small);
+}
+
+#[test]
+fn a_key_map_that_can_hardly_tell_keys_apart() {
+    run("collisions", 3200, |builder| small(builder).key_map_fingerprint_bits(2));
+}
+
+#[test]
+fn a_key_map_with_room_for_a_part() {
+    run("short", 2200, |builder| small(builder).key_map_bytes(14 << 10));
+}
+
+#[test]
+fn filters_and_no_hash_runs() {
+    run("filters", 2600, |builder| small(builder).hash_runs(false));
 }
 
 #[test]
@@ -371,6 +413,28 @@ fn every_flush_is_compacted_at_once() {
 }
 
 #[test]
+fn leveled() {
+    run("leveled", 4000, |builder| small(builder).compaction(Compaction::Leveled).level0_runs(2));
+}
+
+#[test]
+fn tiered() {
+    run("tiered", 2500, |builder| small(builder).compaction(Compaction::Tiered).level0_runs(3));
+}
+
+#[test]
+fn another_strategy_at_each_reopening() {
+    run_with("restless", 3500, true, |builder| small(builder).level0_runs(3));
+}
+
+#[test]
+fn leveled_with_background_threads() {
+    run("leveled threads", 2800, |builder| {
+        small(builder).compaction(Compaction::Leveled).background(Background::Threads(2))
+    });
+}
+
+#[test]
 fn background_threads() {
     run("threads", 3000, |builder| small(builder).background(Background::Threads(2)));
 }
@@ -387,6 +451,7 @@ fn a_database_in_real_files_reopens_with_other_options() {
             .segment_bytes(64 << 10)
             .level1_bytes(64 << 10)
             .compression([Compression::None, Compression::default()][round as usize % 2])
+            .hash_runs(round % 4 != 1)
             .bloom_bits_per_key([10, 0, 20][round as usize % 3]);
         let db = builder.open().unwrap();
         for (key, value) in &model {

@@ -7,7 +7,10 @@
 //! # Back-pressure
 //!
 //! Writes are slowed smoothly, by time per byte. With `r` runs on the fullest level 0 and the option
-//! `level0_runs` = `t`, compaction is behind by `x = (r - 2t) / 4t`. With all other write buffers
+//! `level0_runs` = `t`, compaction is behind by `x = (r - 2t) / 4t`. For lazy leveling `r` is how
+//! many runs of the size of the largest the level makes, or a third of all its runs if that is more:
+//! runs that were mostly merged away hardly count. FIFO has nothing to wait for: `x = 0`. With all
+//! other write buffers
 //! waiting to be flushed and the active one filled to a share `f`, flushing is behind by
 //! `x = 2f - 1`. With the larger `x`, cut to 0 … 0.99, a write is delayed by
 //!
@@ -21,33 +24,44 @@
 
 use super::{Committer, Inner, MemSlot, ReadState};
 use crate::compaction::{
-    Job, OlderData, Output, OutputSpec, Retention, remove_segments, write_run,
+    Action, Busy, Job, Mood, OlderData, Output, OutputRun, OutputSpec, Retention, Situation,
+    remove_segments, write_run,
 };
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::flush::{FlushPart, flush_memtable};
+use crate::hash::key_hash;
 use crate::iter::MergeCursor;
+use crate::keymap::MapEdit;
 use crate::segment::{CursorOptions, SegmentOptions};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
-use crate::types::{LogId, SegmentId, SeqNo};
+use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
 use crate::version::{
-    Change, Edit, ManifestState, RunCursor, RunNo, Segment, SegmentMeta, Tree, Version,
+    Change, Edit, LEVELS, ManifestState, RunCursor, RunNo, Segment, SegmentMeta, Tree, Version,
 };
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long a failed piece of work rests before it is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// How long nothing must have been written for a database to count as calm.
+const CALM_AFTER: Duration = Duration::from_secs(1);
 
 /// What the background threads share.
 #[derive(Default)]
 pub(super) struct BackgroundState {
     pub(super) flushing: bool,
     pub(super) compacting: usize,
-    /// Segments that belong to a job under way.
-    pub(super) busy: HashSet<SegmentId>,
+    /// What belongs to jobs under way.
+    pub(super) busy: Busy,
+    /// The keyspace of the last job: the next one is looked for behind it, so that none starves.
+    last_keyspace: Option<KeyspaceId>,
+    /// Callers that wait for everything to be done.
+    pub(super) waiting: usize,
+    /// The published sequence number when a thread last found it changed, and when that was.
+    quiet_since: (u64, Duration),
     /// The failure of the last flush, until one succeeds.
     pub(super) flush_error: Option<Error>,
     /// The failure of the last compaction, until one succeeds.
@@ -69,6 +83,9 @@ impl Inner {
                 .map_err(|e| Error::io("start a thread for", &self.home.dir, e))
         };
         let mut threads = vec![start("flush", Inner::flush_oldest)?];
+        if self.options.key_map().budget_bytes > 0 {
+            threads.push(start("map", |inner| Ok(inner.fill_map()))?);
+        }
         for _ in 0..compactions {
             threads.push(start("compact", Inner::compact_one)?);
         }
@@ -100,7 +117,9 @@ impl Inner {
 
     pub(super) fn step(&self) -> Result<bool> {
         self.check_writable()?;
-        Ok(self.flush_oldest()? || self.compact_one()?)
+        let flushed_or_compacted =
+            self.flush_oldest()? || self.compact(Mood::Busy)? || self.compact(Mood::Calm)?;
+        Ok(flushed_or_compacted || self.fill_map())
     }
 
     pub(super) fn stopping(&self) -> bool {
@@ -145,7 +164,9 @@ impl Inner {
             let tree: &Tree = version.trees.get(&keyspace)?;
             let clears = tree.clears.clone();
             let retention = Retention { boundaries: boundaries.clone(), clears };
-            Some(FlushPart { tree, retention, spec: self.output_spec(tree, 0, self.next_run()) })
+            let spec = self.output_spec(tree, 0);
+            let is_absent = Box::new(|key: &[u8]| self.is_absent(tree, key, &[]));
+            Some(FlushPart { tree, retention, spec, is_absent })
         };
         let next_id = || self.ids.next_segment();
         let stop = || self.stopping();
@@ -153,58 +174,115 @@ impl Inner {
         let written: u64 = outputs.iter().map(|output| output.bytes_written).sum();
         let segments = outputs.into_iter().flat_map(|output| output.segments).collect();
         let flushed = SeqNo(slot.last_seqno.load(Ordering::Acquire));
-        self.install(Vec::new(), segments, Some((slot, flushed)))?;
+        self.install(Vec::new(), segments, OutputRun::New, Some((slot, flushed)))?;
         self.counters.flushes.fetch_add(1, Ordering::Relaxed);
         self.counters.flushed_bytes.fetch_add(written, Ordering::Relaxed);
         self.remove_old_logs();
         Ok(())
     }
 
-    pub(super) fn next_run(&self) -> RunNo {
+    /// Whether no segment but these has a key: by the key map, so not known if that has nothing
+    /// resident. Whatever older versions there are is in the map at any moment, in an input of the
+    /// job that is about to move it or in its output; and nothing older is still in a memtable,
+    /// since these are flushed in order.
+    fn is_absent(&self, tree: &Tree, key: &[u8], inputs: &[Arc<Segment>]) -> bool {
+        let is_input = |segment: &Segment| inputs.iter().any(|s| s.meta.id == segment.meta.id);
+        let candidates = self.keymap.get(key_hash(key, tree.hash_seed), tree.id, key);
+        candidates.is_some_and(|mut found| found.all(|(segment, _)| is_input(&segment)))
+    }
+
+    /// For the committer only, under its lock.
+    fn next_run(&self) -> RunNo {
         RunNo(self.ids.run.fetch_add(1, Ordering::Relaxed))
     }
 
-    pub(super) fn output_spec(&self, tree: &Tree, level: u8, run: RunNo) -> OutputSpec {
+    fn output_spec(&self, tree: &Tree, level: u8) -> OutputSpec {
         let segment = SegmentOptions {
             compression: self.options.compression,
-            bloom_bits_per_key: self.options.bloom_bits_per_key,
+            bloom_bits_per_key: self.options.bloom_bits(),
+            hash_run: self.options.hash_runs,
             keyspace: Some(tree.id),
             hash_seed: Some(tree.hash_seed),
             ..SegmentOptions::default()
         };
         let segment_bytes = self.options.segment_bytes;
-        OutputSpec { keyspace: tree.id, level, run, segment, segment_bytes }
+        let is_bottom = usize::from(level) == LEVELS - 1;
+        OutputSpec {
+            keyspace: tree.id,
+            level,
+            segment,
+            segment_bytes,
+            cuts: if is_bottom { Vec::new() } else { self.strategy.cuts(tree) },
+            min_piece_bytes: OutputSpec::smallest_piece(segment_bytes),
+        }
     }
 
-    /// Does the most urgent compaction, if one is due.
+    /// Whether the segments' garbage is kept up.
+    pub(super) fn garbage_known(&self) -> bool {
+        self.keymap.counts_garbage()
+    }
+
+    /// What a strategy is to know.
+    pub(super) fn situation<'a>(&self, busy: &'a Busy, mood: Mood) -> Situation<'a> {
+        let now_ms = self.home.env.clock.unix_ms();
+        Situation { busy, mood, now_ms, garbage_known: self.garbage_known() }
+    }
+
+    /// What a job may not touch because it is damaged.
+    pub(super) fn quarantine(&self) -> Busy {
+        let mut busy = Busy::default();
+        busy.exclude(self.quarantined.lock().keys().copied());
+        busy
+    }
+
+    /// Whether there is time to tidy up.
+    fn is_calm(&self) -> bool {
+        let written = self.visible.load(Ordering::Acquire);
+        let now = self.home.env.clock.monotonic();
+        let mut background = self.background.lock();
+        if background.quiet_since.0 != written {
+            background.quiet_since = (written, now);
+        }
+        background.waiting > 0 || now.saturating_sub(background.quiet_since.1) >= CALM_AFTER
+    }
+
+    /// Does the most urgent compaction, if one is due; if there is time, one that tidies up.
     pub(super) fn compact_one(&self) -> Result<bool> {
+        Ok(self.compact(Mood::Busy)? || self.is_calm() && self.compact(Mood::Calm)?)
+    }
+
+    pub(super) fn compact(&self, mood: Mood) -> Result<bool> {
         if self.is_poisoned.load(Ordering::Acquire) {
             return Ok(false);
         }
         if self.drop_cleared()? {
             return Ok(true);
         }
-        let job = {
-            let mut background = self.background.lock();
-            if background.stopping {
-                return Ok(false);
-            }
-            let quarantined = self.quarantined.lock();
-            let untouchable = background.busy.iter().chain(quarantined.keys()).copied().collect();
-            drop(quarantined);
-            let state = self.state.load();
-            let jobs = state.version.trees.values();
-            let Some(job) =
-                jobs.into_iter().find_map(|tree| self.strategy.pick(tree, &untouchable))
-            else {
-                return Ok(false);
-            };
-            background.busy.extend(job.segments().map(|s| s.meta.id));
-            background.compacting += 1;
-            job
-        };
+        let Some(job) = self.claim(mood) else { return Ok(false) };
         self.run_claimed(&job)?;
         Ok(true)
+    }
+
+    /// Chooses a job and marks what it needs as taken.
+    pub(super) fn claim(&self, mood: Mood) -> Option<Job> {
+        let mut background = self.background.lock();
+        if background.stopping {
+            return None;
+        }
+        let mut busy = background.busy.clone();
+        busy.exclude(self.quarantined.lock().keys().copied());
+        let state = self.state.load();
+        let trees = &state.version.trees;
+        let last = background.last_keyspace;
+        let (before, behind): (Vec<_>, Vec<_>) =
+            trees.iter().partition(|(id, _)| last.is_some_and(|last| **id <= last));
+        let now = self.situation(&busy, mood);
+        let mut trees = behind.into_iter().chain(before);
+        let job = trees.find_map(|(_, tree)| self.strategy.pick(tree, &now))?;
+        background.last_keyspace = Some(job.keyspace);
+        background.busy.take(&job);
+        background.compacting += 1;
+        Some(job)
     }
 
     /// Runs a job whose segments are marked busy, and unmarks them.
@@ -212,9 +290,7 @@ impl Inner {
         let outcome = self.run_job(job);
         let mut background = self.background.lock();
         background.compacting -= 1;
-        for segment in job.segments() {
-            background.busy.remove(&segment.meta.id);
-        }
+        background.busy.release(job);
         match &outcome {
             Ok(()) => background.compaction_error = None,
             Err(Error::Closed) => {}
@@ -242,22 +318,21 @@ impl Inner {
     fn run_job(&self, job: &Job) -> Result<()> {
         let state = self.state.load_full();
         let Some(tree) = state.version.trees.get(&job.keyspace) else { return Ok(()) };
-        let level = usize::from(job.output_level);
-        let run = self.next_run();
         let removed: Vec<Arc<Segment>> = job.segments().cloned().collect();
+        if job.action == Action::Drop {
+            self.counters.drops.fetch_add(removed.len() as u64, Ordering::Relaxed);
+            return self.install(removed, Vec::new(), job.output, None);
+        }
         // A tombstone that has reached the bottom should go, not move.
-        if job.trivial_move && removed.iter().all(|s| s.meta.tombstones == 0) {
+        if job.action == Action::Move && removed.iter().all(|s| s.meta.tombstones == 0) {
             let moved = |s: &Arc<Segment>| {
-                Arc::new(SegmentMeta {
-                    level: job.output_level,
-                    run,
-                    ..SegmentMeta::clone(&s.meta)
-                })
+                Arc::new(SegmentMeta { level: job.output_level, ..SegmentMeta::clone(&s.meta) })
             };
             let metas = removed.iter().map(moved).collect();
             self.counters.moves.fetch_add(1, Ordering::Relaxed);
-            return self.install(removed, metas, None);
+            return self.install(removed, metas, job.output, None);
         }
+        let level = job.output_level;
         let span = tracing::debug_span!("compaction", level, bytes = job.bytes());
         let _entered = span.enter();
         let retention = Retention { boundaries: self.boundaries(), clears: tree.clears.clone() };
@@ -266,19 +341,22 @@ impl Inner {
             Box::new(RunCursor::new(segments.clone(), options)) as Box<dyn Cursor>
         };
         let mut merge = MergeCursor::new(job.inputs.iter().map(source).collect());
-        let older = older_than(tree, &removed);
+        let is_absent = |key: &[u8]| self.is_absent(tree, key, &removed);
+        let older = older_than(tree, &removed).unless(&is_absent);
+        let mut spec = self.output_spec(tree, job.output_level);
+        spec.segment_bytes = job.piece_bytes.unwrap_or(spec.segment_bytes);
         let output = write_run(
             &self.home,
             &mut merge,
             &retention,
             older,
-            &self.output_spec(tree, job.output_level, run),
+            &spec,
             &|| self.ids.next_segment(),
             &|| self.stopping(),
         )?;
         drop(merge);
         let Output { segments, bytes_written, entries_in, entries_out } = output;
-        self.install(removed, segments, None)?;
+        self.install(removed, segments, job.output, None)?;
         tracing::debug!(entries_in, entries_out, bytes_written, "compacted");
         self.counters.compactions.fetch_add(1, Ordering::Relaxed);
         self.counters.compacted_bytes.fetch_add(bytes_written, Ordering::Relaxed);
@@ -287,12 +365,14 @@ impl Inner {
 
     /// Commits what a job made: one manifest edit, then the new version, then the old files go.
     ///
-    /// If the keyspace was dropped or cleared meanwhile, so that an input is gone, what the job
-    /// made for it is thrown away instead.
+    /// Only now is it settled which runs the new segments are in: see [`OutputRun`]. If the keyspace
+    /// was dropped or cleared meanwhile, so that an input is gone, what the job made for it is
+    /// thrown away instead.
     pub(super) fn install(
         &self,
         removed: Vec<Arc<Segment>>,
         added: Vec<Arc<SegmentMeta>>,
+        output: OutputRun,
         flushed: Option<(&Arc<MemSlot>, SeqNo)>,
     ) -> Result<()> {
         let mut committer = self.committer.lock();
@@ -307,13 +387,13 @@ impl Inner {
         if stale {
             return Ok(());
         }
-        let added: Vec<_> = added.into_iter().map(|m| join_level(&committer.state, m)).collect();
+        let added = self.place(&committer.state, added, output);
         // Opened before the commit: a segment that cannot be read back must not be named.
         let opened: Result<Vec<_>> = added
             .iter()
             .map(|meta| match committer.live.get(&meta.id) {
                 Some(moved) => Ok(moved.with_meta(Arc::clone(meta))),
-                None => Segment::open(&self.home, Arc::clone(meta)),
+                None => Segment::open(&self.home, Arc::clone(meta), true),
             })
             .collect();
         let opened =
@@ -330,21 +410,86 @@ impl Inner {
         for segment in &removed {
             committer.live.remove(&segment.meta.id);
         }
-        for segment in opened {
-            committer.live.insert(segment.meta.id, segment);
+        for segment in &opened {
+            committer.live.insert(segment.meta.id, Arc::clone(segment));
         }
         let version = Arc::new(Version::build(&committer.state, &committer.live));
-        self.change_state(|state| {
-            let mut frozen = state.frozen.clone();
-            if let Some((slot, _)) = flushed {
-                frozen.retain(|other| !Arc::ptr_eq(other, slot));
-            }
-            ReadState { active: Arc::clone(&state.active), frozen, version }
-        });
+        let publish = || {
+            self.change_state(|state| {
+                let mut frozen = state.frozen.clone();
+                if let Some((slot, _)) = flushed {
+                    frozen.retain(|other| !Arc::ptr_eq(other, slot));
+                }
+                ReadState { active: Arc::clone(&state.active), frozen, version }
+            });
+        };
+        #[cfg(test)]
+        if self.publish_before_map.load(Ordering::Relaxed) {
+            publish();
+            self.change_map(&removed, &opened, flushed.is_some());
+            return Ok(());
+        }
+        // The map first: a reader of the new state must find there what a memtable no longer has.
+        self.change_map(&removed, &opened, flushed.is_some());
+        publish();
         for segment in removed.iter().filter(|s| !committer.live.contains_key(&s.meta.id)) {
             segment.mark_obsolete();
         }
         Ok(())
+    }
+
+    /// Makes an edit known to the key map. What is among both the removed and the added has only
+    /// moved.
+    pub(super) fn change_map(
+        &self,
+        removed: &[Arc<Segment>],
+        added: &[Arc<Segment>],
+        is_flush: bool,
+    ) {
+        let was_there = |segment: &Segment| removed.iter().any(|r| r.meta.id == segment.meta.id);
+        let stays = |segment: &Segment| added.iter().any(|a| a.meta.id == segment.meta.id);
+        let ranked = |s: &Arc<Segment>| (Arc::clone(s), s.rank());
+        let (moved, added): (Vec<_>, Vec<_>) =
+            added.iter().map(ranked).partition(|(segment, _)| was_there(segment));
+        let removed: Vec<SegmentId> =
+            removed.iter().filter(|s| !stays(s)).map(|s| s.meta.id).collect();
+        self.keymap.apply(MapEdit { added: &added, removed: &removed, moved: &moved, is_flush });
+        if self.options.check_key_map
+            && let Err(what) = self.keymap.check()
+        {
+            panic!("the key map is not what the segments say: {what}");
+        }
+    }
+
+    /// Fills a shard of the key map, if one is missing.
+    pub(super) fn fill_map(&self) -> bool {
+        self.keymap.fill_next()
+    }
+
+    /// Gives new segments the number of their run, one for each keyspace and level. Under the
+    /// committer's lock, so that a new run is newer than all others.
+    fn place(
+        &self,
+        state: &ManifestState,
+        added: Vec<Arc<SegmentMeta>>,
+        output: OutputRun,
+    ) -> Vec<Arc<SegmentMeta>> {
+        let mut runs = BTreeMap::new();
+        let mut placed = Vec::with_capacity(added.len());
+        for meta in added {
+            let run = *runs.entry((meta.keyspace, meta.level)).or_insert_with(|| {
+                // Taken even if it is not needed: so has every version numbered runs, and the
+                // golden databases show it.
+                let fresh = self.next_run();
+                match output {
+                    OutputRun::Join(Some(run)) => run,
+                    OutputRun::Join(None) => oldest_run(state, &meta).unwrap_or(fresh),
+                    OutputRun::New => fresh,
+                }
+            });
+            placed.push(Arc::new(SegmentMeta { run, ..SegmentMeta::clone(&meta) }));
+        }
+        placed
     }
 
     /// Writes an edit. If that fails, what the manifest holds is unknown: writes are refused.
@@ -393,13 +538,11 @@ impl Inner {
             let Some(clear) = tree.floor(oldest) else { continue };
             let gone: Vec<Arc<Segment>> = {
                 let background = self.background.lock();
-                let hidden = |s: &&Arc<Segment>| {
-                    s.meta.largest <= clear && !background.busy.contains(&s.meta.id)
-                };
+                let hidden = |s: &&Arc<Segment>| s.meta.largest <= clear && !background.busy.has(s);
                 tree.segments().filter(hidden).cloned().collect()
             };
             if !gone.is_empty() {
-                self.install(gone, Vec::new(), None)?;
+                self.install(gone, Vec::new(), OutputRun::New, None)?;
                 return Ok(true);
             }
             let mut committer = self.committer.lock();
@@ -438,9 +581,8 @@ impl Inner {
             !segments.any(|s| quarantined.contains_key(&s.meta.id))
         };
         let trees = state.version.trees.values().filter(can_move);
-        let runs = trees.map(|tree| tree.levels[0].len()).max();
-        let (runs, trigger) = (runs.unwrap_or(0) as f64, self.options.level0_runs as f64);
-        let behind = ((runs - 2.0 * trigger) / (4.0 * trigger)).clamp(0.0, 0.99);
+        let backlog = trees.map(|tree| self.strategy.backlog(tree)).fold(0.0, f64::max);
+        let behind = ((backlog - 2.0) / 4.0).clamp(0.0, 0.99);
         self.pressure.store((behind * 1000.0) as u32, Ordering::Relaxed);
         let last = state.frozen.len() + 1 >= self.options.write_buffers;
         self.last_buffer.store(last, Ordering::Relaxed);
@@ -463,22 +605,16 @@ impl Inner {
     }
 }
 
-/// Below level 0 a level is one sorted run, whichever job began it: a segment gets the run that is
-/// there at the moment of the commit.
-fn join_level(state: &ManifestState, meta: Arc<SegmentMeta>) -> Arc<SegmentMeta> {
+/// The oldest run where a segment is to go.
+fn oldest_run(state: &ManifestState, meta: &SegmentMeta) -> Option<RunNo> {
     let same_place =
         |other: &&Arc<SegmentMeta>| other.keyspace == meta.keyspace && other.level == meta.level;
-    match state.segments.values().find(same_place) {
-        Some(there) if meta.level > 0 && there.run != meta.run => {
-            Arc::new(SegmentMeta { run: there.run, ..SegmentMeta::clone(&meta) })
-        }
-        _ => meta,
-    }
+    state.segments.values().filter(same_place).map(|there| there.run).min()
 }
 
 /// The runs that may hold older versions of what `inputs` hold: those behind the newest input, less
 /// the inputs themselves.
-fn older_than(tree: &Tree, inputs: &[Arc<Segment>]) -> OlderData {
+fn older_than<'a>(tree: &Tree, inputs: &[Arc<Segment>]) -> OlderData<'a> {
     let ids: HashSet<SegmentId> = inputs.iter().map(|s| s.meta.id).collect();
     let is_input = |s: &Arc<Segment>| ids.contains(&s.meta.id);
     let mut reached = false;

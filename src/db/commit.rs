@@ -12,6 +12,7 @@ use super::options::{Background, Durability};
 use super::{DEFAULT_ID, Inner, MemSlot, ReadState};
 use crate::coding::put_varint;
 use crate::error::{Error, Result};
+use crate::hash::{key_hash, keyspace_seed};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::types::{Kind, LogId};
@@ -228,7 +229,8 @@ impl Inner {
                 self.poison(&error);
                 error
             })?;
-            writer.active.table.insert(op.keyspace, op.key, seqno, op.kind, op.value);
+            let hash = key_hash(op.key, keyspace_seed(self.hash_seed, op.keyspace));
+            writer.active.table.insert(op.keyspace, op.key, hash, seqno, op.kind, op.value);
             seqno.0 += 1;
         }
         debug_assert_eq!(seqno.0, first.0 + count);

@@ -4,15 +4,14 @@ use super::keyspace::MAX_KEYSPACE_NAME;
 use super::keyspace_core::KeyspaceCore;
 use super::options::Background;
 use super::{DEFAULT_ID, Inner, ReadState};
-use crate::compaction::Job;
+use crate::compaction::{Busy, Job, KeyRange, Mood, Situation};
 use crate::error::{Error, Result};
 use crate::hash::keyspace_seed;
 use crate::segment::VerifyReport;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::types::{KeyspaceId, SegmentId};
-use crate::version::{Change, Edit, LEVELS, Manifest, Segment, Tree, Version};
-use std::collections::HashSet;
+use crate::types::{KeyspaceId, SegmentId, SeqNo};
+use crate::version::{Change, Edit, Manifest, RunNo, Segment, Tree, Version};
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,7 +33,7 @@ impl Inner {
             segment: SegmentId(self.ids.segment.load(Ordering::Relaxed)),
             log: crate::types::LogId(self.ids.log.load(Ordering::Relaxed)),
             keyspace,
-            run: crate::version::RunNo(self.ids.run.load(Ordering::Relaxed)),
+            run: RunNo(self.ids.run.load(Ordering::Relaxed)),
         }
     }
 
@@ -98,7 +97,7 @@ impl Inner {
     }
 
     pub(super) fn drop_keyspace(&self, name: &str) -> Result<()> {
-        let _writer = self.writer.lock();
+        let writer = self.writer.lock();
         self.check_writable()?;
         let core = self.keyspaces.lock().get(name).cloned();
         let core = core.ok_or_else(|| Error::KeyspaceNotFound { name: name.to_owned() })?;
@@ -118,6 +117,9 @@ impl Inner {
             committer.live.remove(&segment.meta.id);
         }
         self.publish_version(&Version::build(&committer.state, &committer.live));
+        // Nobody asks for these keys any more, so the map may lag behind, and writes need not wait.
+        drop(writer);
+        self.change_map(&gone, &[], false);
         for segment in gone {
             segment.mark_obsolete();
         }
@@ -210,6 +212,13 @@ impl Inner {
             while self.step()? {}
             return Ok(());
         }
+        self.background.lock().waiting += 1;
+        let outcome = self.wait_until_idle();
+        self.background.lock().waiting -= 1;
+        outcome
+    }
+
+    fn wait_until_idle(&self) -> Result<()> {
         loop {
             self.check_writable()?;
             let mut background = self.background.lock();
@@ -217,12 +226,13 @@ impl Inner {
                 return Err(Error::Closed);
             }
             let state = self.state.load();
-            let busy = background.flushing || background.compacting > 0 || !state.frozen.is_empty();
-            let untouchable = self.quarantined.lock().keys().copied().collect();
-            let due =
-                state.version.trees.values().any(|t| self.strategy.pick(t, &untouchable).is_some());
-            if !busy && !due {
-                return Ok(());
+            let at_work = background.flushing || background.compacting > 0;
+            if !at_work && state.frozen.is_empty() {
+                let quarantine = self.quarantine();
+                let now = self.situation(&quarantine, Mood::Calm);
+                if !state.version.trees.values().any(|t| self.strategy.pick(t, &now).is_some()) {
+                    return Ok(());
+                }
             }
             let failed = background.flush_error.as_ref().or(background.compaction_error.as_ref());
             if let Some(error) = failed {
@@ -242,23 +252,25 @@ impl Inner {
     ) -> Result<()> {
         core.check_live()?;
         self.flush()?;
-        for level in 0..LEVELS - 1 {
-            // The deepest level that holds anything is the bottom: nothing moves below it, but for
-            // level 0, which is not sorted as a whole.
-            while level == 0 || self.has_deeper(core.id, level) {
-                let pick = |tree: &Tree, busy: &HashSet<SegmentId>| {
-                    self.strategy.pick_range(tree, level, first, last, busy)
-                };
-                if !self.run_when_free(core.id, &pick)? {
-                    break;
-                }
-            }
-        }
-        self.clean_in_place(core.id, first, last)
+        let range = self.range_until_now(first, last);
+        let pick = |tree: &Tree, now: &Situation<'_>| self.strategy.pick_range(tree, &range, now);
+        while self.run_when_free(core.id, &pick)? {}
+        if self.options.merges() { self.clean_in_place(core.id, first, last) } else { Ok(()) }
     }
 
-    /// Rewrites the segments below level 0 that carry tombstones or old versions: they moved to the
-    /// bottom while a snapshot needed those, and nothing will come down on them by itself.
+    /// Keys for a manual compaction of what is there now.
+    pub(super) fn range_until_now<'a>(
+        &self,
+        first: Option<&'a [u8]>,
+        last: Option<&'a [u8]>,
+    ) -> KeyRange<'a> {
+        let limit = SeqNo(self.visible.load(Ordering::Acquire));
+        let next_run = RunNo(self.ids.run.load(Ordering::Relaxed));
+        KeyRange { first, last, limit, next_run }
+    }
+
+    /// Rewrites the segments below level 0 that carry tombstones or old versions, each in its run:
+    /// they came there while a snapshot needed those, and nothing will come down on them by itself.
     fn clean_in_place(
         &self,
         keyspace: KeyspaceId,
@@ -278,14 +290,10 @@ impl Inner {
         let ids: Vec<SegmentId> = segments.map(|s| s.meta.id).collect();
         for id in ids {
             // Looked up anew: it may have gone, or moved to another level, since.
-            let pick = |tree: &Tree, busy: &HashSet<SegmentId>| {
+            let pick = |tree: &Tree, now: &Situation<'_>| {
                 let segment = tree.segments().find(|s| s.meta.id == id)?;
-                (segment.meta.level > 0 && !busy.contains(&id)).then(|| Job {
-                    keyspace,
-                    inputs: vec![vec![Arc::clone(segment)]],
-                    output_level: segment.meta.level,
-                    trivial_move: false,
-                })
+                let job = Job::rewrite(segment);
+                (segment.meta.level > 0 && now.busy.admits(&job)).then_some(job)
             };
             self.run_when_free(keyspace, &pick)?;
         }
@@ -297,7 +305,7 @@ impl Inner {
     fn run_when_free(
         &self,
         keyspace: KeyspaceId,
-        pick: &dyn Fn(&Tree, &HashSet<SegmentId>) -> Option<Job>,
+        pick: &dyn Fn(&Tree, &Situation<'_>) -> Option<Job>,
     ) -> Result<bool> {
         loop {
             self.check_writable()?;
@@ -307,14 +315,16 @@ impl Inner {
             }
             let state = self.state.load();
             let Some(tree) = state.version.trees.get(&keyspace) else { return Ok(false) };
-            let Some(wanted) = pick(tree, &HashSet::new()) else { return Ok(false) };
+            let nothing = Busy::default();
+            let alone = self.situation(&nothing, Mood::Busy);
+            let Some(wanted) = pick(tree, &alone) else { return Ok(false) };
             let quarantined = self.quarantined.lock();
             if let Some(error) = wanted.segments().find_map(|s| quarantined.get(&s.meta.id)) {
                 return Err(error.clone());
             }
             drop(quarantined);
-            if let Some(job) = pick(tree, &background.busy) {
-                background.busy.extend(job.segments().map(|s| s.meta.id));
+            if let Some(job) = pick(tree, &self.situation(&background.busy, Mood::Busy)) {
+                background.busy.take(&job);
                 background.compacting += 1;
                 drop(state);
                 drop(background);
@@ -324,12 +334,6 @@ impl Inner {
             drop(state);
             self.progress.wait_for(&mut background, Duration::from_millis(100));
         }
-    }
-
-    fn has_deeper(&self, id: KeyspaceId, level: usize) -> bool {
-        let state = self.state.load();
-        let tree = state.version.trees.get(&id);
-        tree.is_some_and(|t| t.levels.iter().skip(level + 1).any(|runs| !runs.is_empty()))
     }
 
     pub(super) fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<SegmentReport>> {

@@ -11,10 +11,12 @@ use super::options::{Background, Options};
 use super::{Committer, DEFAULT_ID, Db, Handle, Ids, Inner, MemSlot, ReadState};
 use crate::cache::{FilePool, SharedCache};
 use crate::checksum::uuid_salt;
-use crate::compaction::Leveled;
 use crate::error::{Error, Result};
+use crate::hash::{key_hash, keyspace_seed};
+use crate::keymap::{KeyMap, MapEdit};
+use crate::segment::PointIndex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use crate::sync::{Arc, ArcSwap, Condvar, Mutex};
+use crate::sync::{Arc, ArcSwap, Condvar, Mutex, Striped};
 use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
 use crate::version::{
     Change, Edit, LiveSegments, MANIFEST_NAME, MANIFEST_NEW_NAME, Manifest, ManifestState, RunNo,
@@ -195,7 +197,8 @@ fn recover_logs(
                 return Ok(());
             }
             if state.keyspaces.contains_key(&op.keyspace) {
-                active.table.insert(op.keyspace, op.key, seqno, op.kind, op.value);
+                let hash = key_hash(op.key, keyspace_seed(state.hash_seed, op.keyspace));
+                active.table.insert(op.keyspace, op.key, hash, seqno, op.kind, op.value);
             } else if op.keyspace >= state.next_keyspace {
                 let path = dir.join(log_file_name(log));
                 let what = format!("it writes to keyspace {}, which never was", op.keyspace);
@@ -280,10 +283,11 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
         dir: dir.to_path_buf(),
         cache: Arc::new(SharedCache::new(options.cache_bytes)),
         files: Arc::new(FilePool::new(Arc::clone(&env.vfs), options.max_open_files)),
+        points: if options.hash_runs { PointIndex::HashRun } else { PointIndex::Filter },
     };
     let mut live = LiveSegments::new();
     for meta in state.segments.values() {
-        live.insert(meta.id, Segment::open(&home, meta.clone())?);
+        live.insert(meta.id, Segment::open(&home, meta.clone(), false)?);
     }
     let recovered = recover_logs(&env, dir, &options, &state)?;
     notices.extend(recovered.notices);
@@ -310,19 +314,23 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
         })
         .collect();
     let version = Arc::new(Version::build(&state, &live));
+    let keymap = KeyMap::new(options.key_map());
+    // Reads nothing: the shards are filled in the background.
+    let added: Vec<_> = live.values().map(|s| (Arc::clone(s), s.rank())).collect();
+    keymap.apply(MapEdit { added: &added, removed: &[], moved: &[], is_flush: false });
     let ids = Ids {
         segment: AtomicU64::new(state.next_segment.0),
         log: AtomicU64::new(recovered.log.id().0.saturating_add(1)),
         run: AtomicU64::new(state.next_run.0),
     };
     let position = (recovered.log.id(), recovered.log.end());
-    let strategy =
-        Leveled { level0_runs: options.level0_runs, level1_bytes: options.level1_bytes, ratio: 10 };
+    let strategy = options.strategy();
     let background = options.background;
     let inner = Inner {
         home,
-        strategy: Box::new(strategy),
+        strategy,
         database,
+        hash_seed: state.hash_seed,
         log_salt: uuid_salt(&state.uuid),
         ids,
         queue: CommitQueue::default(),
@@ -342,6 +350,8 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
             frozen: recovered.frozen,
             version,
         }),
+        keymap,
+        reads: Striped::default(),
         visible: AtomicU64::new(last_seqno.0),
         snapshots: Mutex::new(BTreeMap::new()),
         keyspaces: Mutex::new(keyspaces),
@@ -356,6 +366,8 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
         is_poisoned: AtomicBool::new(false),
         counters: super::stats::Counters::default(),
         recovery_notices: notices,
+        #[cfg(test)]
+        publish_before_map: AtomicBool::new(false),
         options,
         _lock: lock,
     };

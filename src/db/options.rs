@@ -6,11 +6,14 @@
 //! and the keyspaces are the database's own and are in its manifest.
 
 use super::Db;
+use crate::compaction::{ALPHA_BUSY, ALPHA_CALM, Fifo, LazyLeveling, Leveled, Strategy, Tiered};
 use crate::compression::Compression;
 use crate::error::{Error, Result};
+use crate::keymap::MapOptions;
 use crate::vfs::Env;
 use crate::wal::Recovery;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -40,6 +43,43 @@ impl Default for Background {
     }
 }
 
+/// How segments are compacted. Not stored: a database may be reopened with another strategy, which
+/// takes what it finds and changes it bit by bit.
+///
+/// What each costs, for a database of `n` write buffers. *Written* is how many times an entry is
+/// written to segments under random overwrites, its flush included; *space* is the size of the files
+/// against that of the newest versions; *runs* is what a range read merges.
+///
+/// | | written | space | runs | for |
+/// |---|---|---|---|---|
+/// | `Lazy` | 3.5, and 1 for each level of runs below the first | 1.33; 1.08 once it rests | up to 3 × `level0_runs` a level | nearly everything |
+/// | `Leveled` | up to 10 for each level | 1.1 to 1.4 | `level0_runs` + 1 a level | reading ranges far more than writing |
+/// | `Tiered` | log(n) / log(`level0_runs`) | up to `level0_runs` | `level0_runs` a level | writing, and room to spare |
+/// | `Fifo` | 1 | the cap | all flushes within the cap | logs, time series, caches |
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Compaction {
+    /// Lazy leveling, the default: runs above, one sorted run at the bottom, which is merged in
+    /// small slices when about a quarter of the files is superseded, and further when nothing is
+    /// written for a second. A merge needs room for one slice, never for the whole again.
+    #[default]
+    Lazy,
+    /// Every level below the first is one sorted run, ten times as large as the one above.
+    Leveled,
+    /// Runs of about the same size are merged into one of the next level. A merge needs as much
+    /// room again as it reads.
+    Tiered,
+    /// Nothing is merged; the oldest segments are dropped, **with what they hold**, also from
+    /// snapshots. A compaction asked for by hand does nothing but flush.
+    Fifo {
+        /// The cap on the segments of each keyspace, in bytes. Exceeded by at most one flush. Below
+        /// the size of one flush nothing is kept.
+        max_bytes: u64,
+        /// Segments older than this are dropped too, by the time that they were written.
+        max_age: Option<Duration>,
+    },
+}
+
 /// How an iterator reads. The default reads values and fills the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct IterOptions {
@@ -64,12 +104,17 @@ pub(crate) struct Options {
     pub(crate) write_buffer_bytes: usize,
     pub(crate) write_buffers: usize,
     pub(crate) compression: Compression,
-    pub(crate) bloom_bits_per_key: u8,
+    pub(crate) bloom_bits_per_key: Option<u8>,
+    pub(crate) hash_runs: bool,
+    pub(crate) key_map_bytes: u64,
+    pub(crate) key_map_fingerprint_bits: u32,
+    pub(crate) check_key_map: bool,
     pub(crate) durability: Durability,
     pub(crate) background: Background,
     pub(crate) max_open_files: usize,
     pub(crate) segment_bytes: u64,
-    pub(crate) level0_runs: usize,
+    pub(crate) compaction: Compaction,
+    pub(crate) level0_runs: Option<usize>,
     pub(crate) level1_bytes: u64,
     pub(crate) recovery: Recovery,
 }
@@ -94,12 +139,17 @@ impl Builder {
                 write_buffer_bytes: 64 * MIB,
                 write_buffers: 3,
                 compression: Compression::default(),
-                bloom_bits_per_key: 10,
+                bloom_bits_per_key: None,
+                hash_runs: true,
+                key_map_bytes: 512 << 20,
+                key_map_fingerprint_bits: 32,
+                check_key_map: false,
                 durability: Durability::default(),
                 background: Background::default(),
                 max_open_files: 512,
                 segment_bytes: 64 << 20,
-                level0_runs: 4,
+                compaction: Compaction::default(),
+                level0_runs: None,
                 level1_bytes: 256 << 20,
                 recovery: Recovery::default(),
             },
@@ -145,10 +195,44 @@ impl Builder {
         self
     }
 
-    /// The size of the bloom filters of new segments, in bits a key; 0 writes none, at most 64.
-    /// Default 10, which passes about 1 % of absent keys.
+    /// The size of the bloom filters of new segments, in bits a key; 0 writes none, at most 64. 10
+    /// passes about 1 % of absent keys. Default none, since [hash runs](Self::hash_runs) say more;
+    /// without these, 10.
     pub fn bloom_bits_per_key(mut self, bits: u8) -> Self {
-        self.options.bloom_bits_per_key = bits;
+        self.options.bloom_bits_per_key = Some(bits);
+        self
+    }
+
+    /// Whether new segments get a hash run (from a key's hash to its block, about 5.3 bytes a key on
+    /// disk) and point reads use those that are there. Default true. Without them there is no key
+    /// map, and point reads ask the bloom filter and the block index of each sorted run.
+    pub fn hash_runs(mut self, on: bool) -> Self {
+        self.options.hash_runs = on;
+        self
+    }
+
+    /// The budget of the key map, in bytes of memory. Default 512 MiB. It takes 5 to 6 bytes for
+    /// each key in each sorted run, and no more than that: the budget is only its limit. For keys
+    /// beyond, point reads ask the hash run of each sorted run: the share of such reads grows
+    /// smoothly as the budget shrinks. 0 turns the map off. While a 256th part of the map is
+    /// rebuilt, it exceeds this by so much.
+    pub fn key_map_bytes(mut self, bytes: u64) -> Self {
+        self.options.key_map_bytes = bytes;
+        self
+    }
+
+    /// Lets the key map tell keys apart by so few bits, so that tests meet collisions.
+    #[doc(hidden)]
+    pub fn key_map_fingerprint_bits(mut self, bits: u32) -> Self {
+        self.options.key_map_fingerprint_bits = bits;
+        self
+    }
+
+    /// Holds the key map against the segments after every edit, and panics if they differ. For tests:
+    /// it reads all hash runs each time.
+    #[doc(hidden)]
+    pub fn check_key_map(mut self, check: bool) -> Self {
+        self.options.check_key_map = check;
         self
     }
 
@@ -178,14 +262,25 @@ impl Builder {
         self
     }
 
-    /// How many flushed runs are collected before they are merged into level 1, 1 to 64. Default 4.
-    pub fn level0_runs(mut self, runs: usize) -> Self {
-        self.options.level0_runs = runs;
+    /// How segments are compacted. Default [`Compaction::Lazy`].
+    pub fn compaction(mut self, compaction: Compaction) -> Self {
+        self.options.compaction = compaction;
         self
     }
 
-    /// What level 1 may hold, in bytes, at least 64 KiB; each level below holds ten times the one
-    /// above. Default 256 MiB.
+    /// How many runs a level collects before they are merged, 1 to 64: level 0 for
+    /// [`Compaction::Leveled`], every level above the bottom otherwise; no matter for
+    /// [`Compaction::Fifo`]. More is cheaper to write and dearer to read ranges from. A merge takes
+    /// two runs at least. Default 8, for `Leveled` 4.
+    ///
+    /// Writes are slowed down once level 0 has twice as many.
+    pub fn level0_runs(mut self, runs: usize) -> Self {
+        self.options.level0_runs = Some(runs);
+        self
+    }
+
+    /// With [`Compaction::Leveled`]: what level 1 may hold, in bytes, at least 64 KiB; each level
+    /// below holds ten times the one above. Default 256 MiB.
     pub fn level1_bytes(mut self, bytes: u64) -> Self {
         self.options.level1_bytes = bytes;
         self
@@ -214,6 +309,45 @@ impl Builder {
 }
 
 impl Options {
+    pub(crate) fn bloom_bits(&self) -> u8 {
+        self.bloom_bits_per_key.unwrap_or(if self.hash_runs { 0 } else { 10 })
+    }
+
+    pub(crate) fn key_map(&self) -> MapOptions {
+        MapOptions {
+            budget_bytes: if self.hash_runs { self.key_map_bytes } else { 0 },
+            fingerprint_bits: self.key_map_fingerprint_bits,
+        }
+    }
+
+    fn runs_per_level(&self) -> usize {
+        let usual = if self.compaction == Compaction::Leveled { 4 } else { 8 };
+        self.level0_runs.unwrap_or(usual)
+    }
+
+    /// Whether the strategy ever merges anything.
+    pub(crate) fn merges(&self) -> bool {
+        !matches!(self.compaction, Compaction::Fifo { .. })
+    }
+
+    /// The strategy that the options ask for.
+    pub(crate) fn strategy(&self) -> Box<dyn Strategy> {
+        let (runs, segment_bytes) = (self.runs_per_level(), self.segment_bytes);
+        match self.compaction {
+            Compaction::Lazy => Box::new(LazyLeveling {
+                runs,
+                segment_bytes,
+                alpha_busy: ALPHA_BUSY,
+                alpha_calm: ALPHA_CALM,
+            }),
+            Compaction::Leveled => {
+                Box::new(Leveled { level0_runs: runs, level1_bytes: self.level1_bytes, ratio: 10 })
+            }
+            Compaction::Tiered => Box::new(Tiered { runs, segment_bytes }),
+            Compaction::Fifo { max_bytes, max_age } => Box::new(Fifo { max_bytes, max_age }),
+        }
+    }
+
     fn validate(&self) -> Result<()> {
         fn check(ok: bool, option: &'static str, reason: &str) -> Result<()> {
             if ok { Ok(()) } else { Err(Error::InvalidOption { option, reason: reason.into() }) }
@@ -224,14 +358,17 @@ impl Options {
             "must be from 64 KiB to 4 GiB",
         )?;
         check((2..=64).contains(&self.write_buffers), "write_buffers", "must be from 2 to 64")?;
-        check(self.bloom_bits_per_key <= 64, "bloom_bits_per_key", "must be at most 64")?;
+        check(self.bloom_bits() <= 64, "bloom_bits_per_key", "must be at most 64")?;
         check(self.max_open_files >= 8, "max_open_files", "must be at least 8")?;
         check(
             (64 << 10..=240 << 20).contains(&self.segment_bytes),
             "segment_bytes",
             "must be from 64 KiB to 240 MiB",
         )?;
-        check((1..=64).contains(&self.level0_runs), "level0_runs", "must be from 1 to 64")?;
+        check((1..=64).contains(&self.runs_per_level()), "level0_runs", "must be from 1 to 64")?;
+        if let Compaction::Fifo { max_bytes, .. } = self.compaction {
+            check(max_bytes > 0, "compaction", "a FIFO without room for anything keeps nothing")?;
+        }
         check(self.level1_bytes >= 64 << 10, "level1_bytes", "must be at least 64 KiB")?;
         if let Background::Threads(threads) = self.background {
             check((1..=64).contains(&threads), "background", "takes 1 to 64 compaction threads")?;

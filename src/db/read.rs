@@ -1,4 +1,5 @@
-//! The read path: memtables, then sorted runs, newest first.
+//! The read path of ranges, and what users call: memtables and sorted runs, merged. Point reads are
+//! in `point`.
 //!
 //! A read loads the read state first and the published sequence number second. What it then holds
 //! cannot change under it: state objects are immutable and keep their memtables and files alive, so
@@ -9,13 +10,12 @@ use super::options::IterOptions;
 use super::{Inner, ReadState};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
-use crate::hash::key_hash;
 use crate::iter::{CursorSource, RangeIter, View, owned_bounds};
 use crate::segment::CursorOptions;
 use crate::slice::{Key, Value};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
-use crate::types::{Kind, MAX_KEY_LEN, SeqNo};
+use crate::types::SeqNo;
 use crate::version::{RunCursor, Tree};
 use bytes::Bytes;
 use std::ops::{Bound, RangeBounds};
@@ -28,7 +28,7 @@ pub(super) struct ReadFrom<'a> {
 }
 
 impl ReadFrom<'_> {
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         self.core.check_live()?;
         // A snapshot may outlive every handle, but not a close.
         if self.inner.closed.load(Ordering::Acquire) {
@@ -44,19 +44,12 @@ impl ReadFrom<'_> {
         View { snapshot, floor: tree.floor(snapshot) }
     }
 
-    fn tree<'s>(&self, state: &'s ReadState) -> Result<&'s Arc<Tree>> {
+    pub(super) fn tree<'s>(&self, state: &'s ReadState) -> Result<&'s Arc<Tree>> {
         let tree = state.version.trees.get(&self.core.id);
         tree.ok_or_else(|| Error::KeyspaceDropped { name: self.core.name.clone() })
     }
 
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Value>> {
-        self.check()?;
-        let state = self.inner.state.load();
-        let tree = self.tree(&state)?;
-        get_in(&state, tree, self.core, self.view(tree), key)
-    }
-
-    /// A state and a view of it that belong together for several keys.
+    /// A state and a view of it that belong together, for an iterator.
     ///
     /// A clear is in the state before its number is published. If the state is still the same once
     /// the number was read, no clear up to that number is missing from it: so none is seen in part.
@@ -68,14 +61,6 @@ impl ReadFrom<'_> {
                 return Ok((state, view));
             }
         }
-    }
-
-    pub(super) fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Value>>> {
-        self.check()?;
-        // One state and one number for all keys: a batch is seen whole or not at all.
-        let (state, view) = self.stable_view()?;
-        let tree = self.tree(&state)?;
-        keys.iter().map(|key| get_in(&state, tree, self.core, view, key.as_ref())).collect()
     }
 
     pub(super) fn range(
@@ -98,30 +83,6 @@ impl ReadFrom<'_> {
             }
         }
     }
-}
-
-fn get_in(
-    state: &ReadState,
-    tree: &Tree,
-    core: &KeyspaceCore,
-    view: View,
-    key: &[u8],
-) -> Result<Option<Value>> {
-    if key.len() > MAX_KEY_LEN {
-        // No such key can have been written.
-        return Ok(None);
-    }
-    let visible = |seqno: SeqNo, kind: Kind, value: Bytes| {
-        (kind != Kind::Delete && !view.is_cleared(seqno)).then_some(Value(value))
-    };
-    for slot in state.memtables() {
-        if let Some(found) = slot.table.get(core.id, key, view.snapshot) {
-            return Ok(visible(found.seqno, found.kind, found.value));
-        }
-    }
-    let hash = key_hash(key, core.hash_seed);
-    let found = tree.get(key, hash, view.snapshot)?;
-    Ok(found.and_then(|found| visible(found.seqno, found.kind, found.value)))
 }
 
 /// What an iterator reads from, kept alive as long as it is.
@@ -185,8 +146,10 @@ pub(super) type Entry = (Key, Value);
 macro_rules! forward_reads {
     () => {
         /// The value of a key, or `None` if it is not there. A value from a cached block is
-        /// handed out without a copy. Costs at most one block read for each sorted run whose
-        /// filter passes the key.
+        /// handed out without a copy. Costs one block read of one segment for a key that is there,
+        /// however many segments there are, and none for one that is not; while the key map is not
+        /// resident (just after opening, or beyond `key_map_bytes`) up to one more for each sorted
+        /// run.
         ///
         /// # Errors
         ///
@@ -207,8 +170,8 @@ macro_rules! forward_reads {
             Ok(self.get(key)?.is_some())
         }
 
-        /// The values of several keys, all as of one moment, in the order asked. Costs as for one
-        /// [`get`](Self::get) each.
+        /// The values of several keys, all as of one moment, in the order asked. Costs a little less
+        /// than one [`get`](Self::get) each.
         ///
         /// # Errors
         ///

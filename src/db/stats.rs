@@ -1,6 +1,8 @@
 //! Sizes, shapes and counts of a database.
 
 use super::Inner;
+use super::point::ReadStats;
+use crate::compaction::Space;
 use crate::error::Error;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use std::fmt;
@@ -18,6 +20,7 @@ pub(super) struct Counters {
     pub(super) compactions: AtomicU64,
     pub(super) compacted_bytes: AtomicU64,
     pub(super) moves: AtomicU64,
+    pub(super) drops: AtomicU64,
     stalls: AtomicU64,
     stalled_ns: AtomicU64,
     /// Delay that was ordered and is still too short to sleep for.
@@ -76,8 +79,56 @@ pub struct KeyspaceStats {
     pub name: String,
     /// Its levels, newest first.
     pub levels: Vec<LevelStats>,
-    /// Estimated bytes that compactions must rewrite before nothing is due.
+    /// Estimated bytes that compactions must rewrite before nothing is due while writes come in.
     pub compaction_debt_bytes: u64,
+    /// Sorted runs that a range read merges at most, memtables not counted: its read amplification.
+    pub range_runs: usize,
+    /// Estimated bytes of the segments that newer ones supersede.
+    pub garbage_bytes: u64,
+}
+
+impl KeyspaceStats {
+    /// How many times as large the segments are as what lives in them, by the estimate of
+    /// `garbage_bytes`; 1 if there are none. While the key map is not resident as a whole, every
+    /// newer entry is taken to supersede an older one, so for data that is only added to this is
+    /// then too much.
+    #[must_use]
+    pub fn space_amplification(&self) -> f64 {
+        let total: u64 = self.levels.iter().map(|level| level.file_bytes).sum();
+        total.max(1) as f64 / total.saturating_sub(self.garbage_bytes).max(1) as f64
+    }
+}
+
+/// The key map: from a key's hash to the block that holds the key, in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct KeyMapStats {
+    /// Its parts. Each is in memory as a whole or not at all.
+    pub shards: u32,
+    /// Those in memory.
+    pub resident_shards: u32,
+    /// Entries in them: one for each key in each segment that has it.
+    pub entries: u64,
+    /// Bytes of memory, everything included.
+    pub bytes: u64,
+    /// The share of their slots that is taken, 0 to 1.
+    pub load: f64,
+    /// Entries that are not in the first place where they are looked for.
+    pub displaced: u64,
+    /// Entries that found no room among the places where they are looked for.
+    pub spilled: u64,
+    /// Shards that were built anew, since the database was opened.
+    pub rebuilds: u64,
+    /// Shards given up for lack of room or because of damage, since the database was opened.
+    pub dropped: u64,
+}
+
+impl KeyMapStats {
+    /// Bytes of memory for each entry; 0 if there are none.
+    #[must_use]
+    pub fn bytes_per_entry(&self) -> f64 {
+        if self.entries == 0 { 0.0 } else { self.bytes as f64 / self.entries as f64 }
+    }
 }
 
 /// A database, as of one moment. Counts are since it was opened.
@@ -96,6 +147,10 @@ pub struct Stats {
     pub cache_hits: u64,
     /// Cache lookups that did not.
     pub cache_misses: u64,
+    /// The key map.
+    pub key_map: KeyMapStats,
+    /// What point reads did.
+    pub reads: ReadStats,
     /// Segment files open now.
     pub open_files: usize,
     /// Snapshots alive.
@@ -116,6 +171,8 @@ pub struct Stats {
     pub compactions: u64,
     /// Compactions done that only moved segments down.
     pub moves: u64,
+    /// Segments dropped because of age or the cap on the files.
+    pub drops: u64,
     /// Syncs of the log.
     pub syncs: u64,
     /// Times that a write was held back.
@@ -196,6 +253,13 @@ impl fmt::Display for Stats {
                     100.0 * level.padding_bytes as f64 / level.block_bytes.max(1) as f64,
                 )?;
             }
+            writeln!(
+                f,
+                "  about {} superseded, space amplified {:.2} times; ranges merge {} runs",
+                size(keyspace.garbage_bytes),
+                keyspace.space_amplification(),
+                keyspace.range_runs
+            )?;
             if keyspace.compaction_debt_bytes > 0 {
                 writeln!(f, "  compaction is {} behind", size(keyspace.compaction_debt_bytes))?;
             }
@@ -209,6 +273,32 @@ impl fmt::Display for Stats {
             size(self.cache_bytes),
             self.cache_hits,
             self.cache_misses
+        )?;
+        let map = &self.key_map;
+        writeln!(
+            f,
+            "key map        {} for {} entries, {:.2} bytes each; load {:.3}, {:.1}% displaced, {} of {} \
+             shards in memory",
+            size(map.bytes),
+            map.entries,
+            map.bytes_per_entry(),
+            map.load,
+            100.0 * map.displaced as f64 / map.entries.max(1) as f64,
+            map.resident_shards,
+            map.shards
+        )?;
+        let reads = &self.reads;
+        writeln!(
+            f,
+            "point reads    {}, {} of them from memtables, {} without the key map",
+            reads.gets, reads.memtable_hits, reads.unmapped
+        )?;
+        writeln!(
+            f,
+            "               {:.4} blocks each by the key map; {} read in vain, {} cached",
+            reads.blocks_per_get(),
+            reads.wasted_blocks,
+            reads.cached_blocks
         )?;
         writeln!(f, "open files     {}", self.open_files)?;
         writeln!(f, "snapshots      {}", self.snapshots)?;
@@ -267,7 +357,9 @@ impl Inner {
                 Some(KeyspaceStats {
                     name: core.name.clone(),
                     levels: levels.collect(),
-                    compaction_debt_bytes: self.strategy.debt(tree),
+                    compaction_debt_bytes: self.strategy.debt(tree, self.garbage_known()),
+                    range_runs: tree.runs().count(),
+                    garbage_bytes: Space::of(tree, self.garbage_known()).garbage,
                 })
             })
             .collect();
@@ -280,7 +372,21 @@ impl Inner {
         drop(background);
         let mut quarantined: Vec<_> = self.quarantined.lock().clone().into_iter().collect();
         quarantined.sort_by_key(|(id, _)| *id);
+        let map = self.keymap.stats();
+        let key_map = KeyMapStats {
+            shards: crate::keymap::SHARDS as u32,
+            resident_shards: map.resident,
+            entries: map.entries,
+            bytes: map.table_bytes + map.spill_bytes + map.extent_bytes,
+            load: map.load,
+            displaced: map.displaced,
+            spilled: map.spilled,
+            rebuilds: map.rebuilds,
+            dropped: map.dropped,
+        };
         Stats {
+            key_map,
+            reads: ReadStats::from_sums(self.reads.sums()),
             keyspaces,
             memtable_bytes: state.memtables().map(|s| s.table.allocated_bytes() as u64).sum(),
             memtables: state.memtables().count(),
@@ -297,6 +403,7 @@ impl Inner {
             flushes: count(&c.flushes),
             compactions: count(&c.compactions),
             moves: count(&c.moves),
+            drops: count(&c.drops),
             syncs: count(&c.syncs),
             stalls: count(&c.stalls),
             stalled: Duration::from_nanos(count(&c.stalled_ns)),

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 pub fn stats(args: &args::Stats, json: bool) -> Result<(), Failure> {
     let db = open::existing(&args.db)?;
+    // It fills in the background; what is shown should not depend on how far that is.
+    db.fill_key_map()?;
     let stats = db.stats();
     if let Some(path) = &args.plot {
         let drawing = plot::svg(&db.segments());
@@ -30,6 +32,27 @@ fn stats_json(stats: &Stats) -> Value {
         "cache_bytes": stats.cache_bytes,
         "cache_hits": stats.cache_hits,
         "cache_misses": stats.cache_misses,
+        "key_map": {
+            "shards": stats.key_map.shards,
+            "resident_shards": stats.key_map.resident_shards,
+            "entries": stats.key_map.entries,
+            "bytes": stats.key_map.bytes,
+            "bytes_per_entry": stats.key_map.bytes_per_entry(),
+            "load": stats.key_map.load,
+            "displaced": stats.key_map.displaced,
+            "spilled": stats.key_map.spilled,
+            "rebuilds": stats.key_map.rebuilds,
+            "dropped": stats.key_map.dropped,
+        },
+        "point_reads": {
+            "gets": stats.reads.gets,
+            "memtable_hits": stats.reads.memtable_hits,
+            "unmapped": stats.reads.unmapped,
+            "candidates": stats.reads.candidates,
+            "blocks": stats.reads.blocks,
+            "cached_blocks": stats.reads.cached_blocks,
+            "wasted_blocks": stats.reads.wasted_blocks,
+        },
         "open_files": stats.open_files,
         "snapshots": stats.snapshots,
         "last_seqno": stats.last_seqno,
@@ -41,6 +64,7 @@ fn stats_json(stats: &Stats) -> Value {
         "flushes": stats.flushes,
         "compactions": stats.compactions,
         "moves": stats.moves,
+        "drops": stats.drops,
         "syncs": stats.syncs,
         "stalls": stats.stalls,
         "stalled_ms": u64::try_from(stats.stalled.as_millis()).unwrap_or(u64::MAX),
@@ -68,6 +92,9 @@ fn keyspace_json(keyspace: &KeyspaceStats) -> Value {
         "name": keyspace.name,
         "levels": levels.collect::<Vec<_>>(),
         "compaction_debt_bytes": keyspace.compaction_debt_bytes,
+        "range_runs": keyspace.range_runs,
+        "garbage_bytes": keyspace.garbage_bytes,
+        "space_amplification": keyspace.space_amplification(),
     })
 }
 
