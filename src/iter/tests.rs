@@ -3,6 +3,7 @@
 use super::*;
 use crate::cursor::{Cursor, Seek};
 use crate::error::{Error, Result};
+use crate::hash::key_hash;
 use crate::memtable::{Memtable, SkipMemtable};
 use crate::sync::Arc;
 use crate::types::{KeyspaceId, Kind};
@@ -31,7 +32,7 @@ fn random(seed: u64, keys: u64) -> (Arc<Tables>, History) {
         let key = format!("{:02}", (r >> 8) % keys).into_bytes();
         let kind = if r >> 62 == 0 { Kind::Delete } else { Kind::Put };
         let value = if kind == Kind::Put { seqno.to_le_bytes().to_vec() } else { vec![] };
-        tables[(r % 4) as usize].insert(KS, &key, SeqNo(seqno), kind, &value);
+        tables[(r % 4) as usize].insert(KS, &key, key_hash(&key, 0), SeqNo(seqno), kind, &value);
         history.push((key, kind, seqno));
     }
     (Arc::new(Tables(tables)), history)
@@ -156,7 +157,7 @@ impl ContainsKey for (Bound<Vec<u8>>, Bound<Vec<u8>>) {
 fn seeks_move_either_end_within_the_range() {
     let table = Arc::new(SkipMemtable::default());
     for n in 0..100u64 {
-        table.insert(KS, &[n as u8], SeqNo(n + 1), Kind::Put, b"");
+        table.insert(KS, &[n as u8], key_hash(&[n as u8], 0), SeqNo(n + 1), Kind::Put, b"");
     }
     let tables = Arc::new(Tables(vec![table]));
     let view = View { snapshot: SeqNo::MAX, floor: None };
