@@ -6,7 +6,10 @@
 //! runs, then a quarter as many for the churn. Takes about 8 GiB of memory, so that every block is
 //! cached, and 6 GiB of disk.
 
+mod common;
+
 use ashlardb::{Compaction, Compression, Db, ReadStats};
+use common::{key, shuffle};
 use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
@@ -14,20 +17,6 @@ use std::time::Instant;
 const RUNS: u64 = 8;
 const GIB: usize = 1 << 30;
 const ROUNDS: usize = 5;
-
-fn shuffle(n: u64) -> u64 {
-    let mut z = n.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
-fn key(n: u64) -> [u8; 16] {
-    let mut key = [0; 16];
-    key[..8].copy_from_slice(&shuffle(n).to_be_bytes());
-    key[8..].copy_from_slice(&n.to_be_bytes());
-    key
-}
 
 fn value(n: u64, round: u64) -> [u8; 100] {
     let mut value = [b'v'; 100];

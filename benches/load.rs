@@ -1,27 +1,16 @@
 //! Loads many keys in random order, reads them all back, compacts, and reports time, peak memory
 //! and disk. `cargo bench --bench load -- [KEYS] [none|lz4]`, 10,000,000 keys and none by default.
 
+mod common;
+
 use ashlardb::{Compression, Db};
+use common::{key, shuffle};
 use std::time::Instant;
 
 const MIB: f64 = 1024.0 * 1024.0;
 const CACHE: usize = 64 << 20;
 const BUFFER: usize = 64 << 20;
 const BUFFERS: usize = 3;
-
-fn shuffle(n: u64) -> u64 {
-    let mut z = n.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
-fn key(n: u64) -> [u8; 16] {
-    let mut key = [0; 16];
-    key[..8].copy_from_slice(&shuffle(n).to_be_bytes());
-    key[8..].copy_from_slice(&n.to_be_bytes());
-    key
-}
 
 /// Fifty random bytes and fifty that compress to nearly nothing.
 fn value(n: u64) -> [u8; 100] {

@@ -5,7 +5,10 @@
 //! bytes, 50,000,000 overwrites, `lazy` and `leveled` (also: `tiered`). Write buffer, segments and
 //! level 1 shrink in proportion below 10,000,000 keys.
 
+mod common;
+
 use ashlardb::{Compaction, Compression, Db, Stats};
+use common::{key, shuffle};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,20 +17,6 @@ const FULL_KEYS: u64 = 10_000_000;
 /// Key and value.
 const PUT_BYTES: u64 = 16 + 100;
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
-
-fn shuffle(n: u64) -> u64 {
-    let mut z = n.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
-fn key(n: u64) -> [u8; 16] {
-    let mut key = [0; 16];
-    key[..8].copy_from_slice(&shuffle(n).to_be_bytes());
-    key[8..].copy_from_slice(&n.to_be_bytes());
-    key
-}
 
 fn value(n: u64) -> [u8; 100] {
     let mut value = [b'v'; 100];
