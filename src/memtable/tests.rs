@@ -8,7 +8,7 @@ use crate::vfs::{Entropy, SeededEntropy};
 use std::collections::BTreeMap;
 
 /// How many entries random tables have.
-const ENTRIES: u64 = if cfg!(miri) { 150 } else { 2000 };
+const ENTRIES: u64 = if cfg!(miri) { 60 } else { 2000 };
 
 fn insert(table: &SkipMemtable, keyspace: u32, key: &[u8], seqno: u64, kind: Kind, value: &[u8]) {
     table.insert(KeyspaceId(keyspace), key, key_hash(key, 0), SeqNo(seqno), kind, value);
@@ -142,11 +142,12 @@ fn keys_and_values_of_the_extreme_sizes() {
 #[test]
 fn equal_hashes_of_different_keys_do_no_harm() {
     let table = SkipMemtable::default();
-    for n in 0..300u64 {
+    let entries: u64 = if cfg!(miri) { 30 } else { 300 };
+    for n in 0..entries {
         let (keyspace, key) = (KeyspaceId(n as u32 % 3), [(n / 3) as u8]);
         table.insert(keyspace, &key, 5, SeqNo(n + 1), Kind::Put, &n.to_le_bytes());
     }
-    for n in 0..300u64 {
+    for n in 0..entries {
         let (keyspace, key) = (KeyspaceId(n as u32 % 3), [(n / 3) as u8]);
         assert_eq!(table.get(keyspace, &key, 5, SeqNo::MAX).unwrap().value[..], n.to_le_bytes());
     }
@@ -208,7 +209,7 @@ fn check_walk(table: &Arc<SkipMemtable>, there: u64, forward: bool) {
 
 #[test]
 fn readers_beside_the_writer_see_all_that_was_written_and_nothing_torn() {
-    let writes: u64 = if cfg!(miri) { 250 } else { 40_000 };
+    let writes: u64 = if cfg!(miri) { 80 } else { 40_000 };
     let table = Arc::new(SkipMemtable::default());
     // As the database does: a write counts once its number is stored here.
     let visible = AtomicU64::new(0);
