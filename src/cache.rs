@@ -2,10 +2,11 @@
 //!
 //! [`SharedCache`] holds the partitions of indexes, filters and hash runs, and keeps the books of the
 //! data blocks, which stand in a table of each segment ([`Frames`]); blocks go by CLOCK (second
-//! chance; Corbató 1968); [`FilePool`] holds open files, by their number. Both are keyed by a segment's
-//! id, which is never reused, so nothing stale can be found under a new file's name.
+//! chance; Corbató 1968); [`FilePool`] holds open files, by their number. Parts and files are keyed by a
+//! segment's id, which is never reused, so nothing stale can be found under a new file's name.
 //!
-//! Invariants: the weight of what is held stays within the budget; what is evicted lives on while
+//! Invariants: the weight of what is held stays within the budget (but for a quarter of a byte a page
+//! of open segments: see [`Frames`]); what is evicted lives on while
 //! someone uses it. Thread-safe, sharded or locked briefly; no I/O happens under a lock of the
 //! block cache. Called by the version room (which binds segments to them) and by `stats`.
 

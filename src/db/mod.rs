@@ -8,11 +8,11 @@
 //! Three locks order all changes, and are taken in this order: the *writer* (log and active
 //! memtable: one commit group at a time), the *committer* (manifest and live segments: one edit at a
 //! time), the *state* (what readers see is replaced). Readers take none of them: they load the
-//! published [`ReadState`].
+//! published [`ReadState`], and for a point read share the lock of one shard of the key map.
 //!
 //! Invariants: a write is in the log before it is in the memtable, and in the memtable before its
 //! sequence number is published; a memtable leaves the read state in the same step in which its
-//! segments enter it; memtables are flushed oldest first. Everything public is `Send + Sync`.
+//! segments enter it, and the key map knows these before; memtables are flushed oldest first. Everything public is `Send + Sync`.
 
 mod background;
 mod batch;

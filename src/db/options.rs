@@ -168,7 +168,7 @@ impl Builder {
         self
     }
 
-    /// The budget of the cache for blocks, indexes and filters, in bytes. Default 64 MiB.
+    /// The budget of the cache for blocks, indexes, filters and hash runs, in bytes. Default 64 MiB.
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.options.cache_bytes = bytes;
         self

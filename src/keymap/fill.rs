@@ -4,7 +4,7 @@
 //! meanwhile, because that edit passed over the shard while it was not resident. A build that
 //! failed is not tried again before a segment goes or changes, or a shard is dropped; or, if the
 //! operating system refused a read, the next time that there is nothing else to fill. Called by the
-//! database: background work, `verify`, tests; any thread.
+//! database: background work, `fill_key_map`, tests; any thread.
 
 use super::edit::{Committer, build, load_of};
 use super::runs::{Doubt, Runs};
