@@ -39,9 +39,23 @@ impl MemVfs {
             })),
         }
     }
+
+    /// All files with their bytes, and all directories.
+    pub(super) fn contents(&self) -> (Vec<(PathBuf, Vec<u8>)>, BTreeSet<PathBuf>) {
+        let tree = self.tree.lock();
+        let files = tree.files.iter().map(|(path, data)| (path.clone(), data.read().clone()));
+        (files.collect(), tree.dirs.clone())
+    }
+
+    /// One that holds these.
+    pub(super) fn from_contents(files: Vec<(PathBuf, Vec<u8>)>, dirs: BTreeSet<PathBuf>) -> MemVfs {
+        let files = files.into_iter().map(|(path, data)| (path, Arc::new(RwLock::new(data))));
+        let tree = Tree { files: files.collect(), dirs, locks: Arc::default() };
+        MemVfs { tree: Arc::new(Mutex::new(tree)) }
+    }
 }
 
-fn missing() -> io::Error {
+pub(super) fn missing() -> io::Error {
     io::ErrorKind::NotFound.into()
 }
 
@@ -118,13 +132,19 @@ impl Vfs for MemVfs {
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
         let mut tree = self.tree.lock();
         tree.files.entry(path.to_path_buf()).or_default();
-        let held = Arc::clone(&tree.locks);
-        if held.lock().insert(path.to_path_buf()) {
-            Ok(Some(Box::new(MemLock { held, path: path.to_path_buf() })))
-        } else {
-            Ok(None)
-        }
+        Ok(take_lock(&tree.locks, path))
     }
+}
+
+/// Takes the lock of a path, unless it is held.
+pub(super) fn take_lock(
+    locks: &Arc<Mutex<BTreeSet<PathBuf>>>,
+    path: &Path,
+) -> Option<Box<dyn VfsLock>> {
+    if !locks.lock().insert(path.to_path_buf()) {
+        return None;
+    }
+    Some(Box::new(MemLock { held: Arc::clone(locks), path: path.to_path_buf() }))
 }
 
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //!
 //! Everything above sees [`Vfs`], [`Clock`] and [`Entropy`], bundled in an [`Env`]; a database given
 //! other ones runs deterministically in memory. [`OsVfs`] is the real thing, [`MemVfs`] a file
-//! system in memory.
+//! system in memory, [`SimVfs`] one that crashes and fails when told to.
 //!
 //! Invariants: no other room calls `std::fs`, reads a clock or draws a random number. Paths are
 //! passed through as they are. All traits are `Send + Sync`; calls may come from any thread.
@@ -10,9 +10,11 @@
 
 mod mem;
 mod os;
+mod sim;
 
 pub use mem::MemVfs;
 pub use os::OsVfs;
+pub use sim::{Call, Failure, SimVfs};
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 use std::fmt::Debug;
