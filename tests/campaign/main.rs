@@ -12,13 +12,15 @@
 //! recovery changed, or with `--fresh`.
 
 mod driver;
+mod power;
+mod workload;
 
 use driver::{Outcome, Row, Shard, Size, Totals, describe, run_row, run_seed, summary};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// The rows, cheapest first.
-const ROWS: &[Row] = &[];
+const ROWS: &[Row] = &[power::ROW, power::RECOVERY];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

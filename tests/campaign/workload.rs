@@ -1,0 +1,604 @@
+//! Random work on a database, what must come of it, and how to make a failing piece of work short.
+//!
+//! Everything follows from a seed: the operations, the options, and with `Background::Manual` over a
+//! file system in memory also what the database does. A [`History`] knows each state that the
+//! database went through and how much of that is durable; a [`Runner`] keeps it while it works.
+
+use ashlardb::vfs::{Entropy, Env, SeededEntropy};
+use ashlardb::{
+    Background, Builder, Compaction, Compression, DEFAULT_KEYSPACE, Db, Durability, Error,
+    Keyspace, Snapshot, WriteBatch,
+};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+/// Where the database is.
+pub const DIR: &str = "/db";
+
+/// How many keys there are in a keyspace.
+const KEYS: u8 = 24;
+
+const NAMES: [&str; 3] = [DEFAULT_KEYSPACE, "k1", "k2"];
+
+/// Random numbers of a seed.
+pub struct Rng(SeededEntropy);
+
+impl Rng {
+    pub fn new(seed: u64) -> Self {
+        Rng(SeededEntropy::new(seed))
+    }
+
+    pub fn next(&self) -> u64 {
+        self.0.next_u64()
+    }
+
+    pub fn below(&self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    pub fn one_in(&self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    pub fn pick<T: Copy>(&self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize]
+    }
+}
+
+/// A change to one key: a value of so many bytes that no other change has, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub keyspace: u8,
+    pub key: u8,
+    pub value: Option<(u32, u16)>,
+}
+
+/// Something to do to a database.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Op {
+    /// A batch, synced or not.
+    Write(Vec<Change>, bool),
+    Sync,
+    Flush,
+    /// One piece of background work.
+    Step,
+    /// All background work that is due.
+    Idle,
+    Compact(u8),
+    Create(u8),
+    Drop(u8),
+    Clear(u8),
+    /// Reads everything.
+    Read,
+    /// Takes a snapshot, or compares it and lets go of it if there is one.
+    Snapshot,
+    /// Closes the database and opens it again.
+    Close,
+    /// Drops it without closing it, and opens it again.
+    Kill,
+}
+
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Op::Write(changes, sync) => {
+                write!(f, "{}", if *sync { "WriteSync[" } else { "Write[" })?;
+                for (at, Change { keyspace, key, value }) in changes.iter().enumerate() {
+                    let space = if at > 0 { " " } else { "" };
+                    match value {
+                        Some((id, len)) => write!(f, "{space}{keyspace}:{key}={id}x{len}")?,
+                        None => write!(f, "{space}{keyspace}:{key}-")?,
+                    }
+                }
+                write!(f, "]")
+            }
+            Op::Compact(k) => write!(f, "Compact({k})"),
+            Op::Create(k) => write!(f, "Create({k})"),
+            Op::Drop(k) => write!(f, "Drop({k})"),
+            Op::Clear(k) => write!(f, "Clear({k})"),
+            Op::Sync => write!(f, "Sync"),
+            Op::Flush => write!(f, "Flush"),
+            Op::Step => write!(f, "Step"),
+            Op::Idle => write!(f, "Idle"),
+            Op::Read => write!(f, "Read"),
+            Op::Snapshot => write!(f, "Snapshot"),
+            Op::Close => write!(f, "Close"),
+            Op::Kill => write!(f, "Kill"),
+        }
+    }
+}
+
+/// So many random operations.
+pub fn operations(seed: u64, count: usize) -> Vec<Op> {
+    let rng = Rng::new(seed ^ 0x6F70_7321);
+    let mut id = 0;
+    let mut change = |rng: &Rng| {
+        id += 1;
+        let len = match rng.below(20) {
+            0 => 0,
+            1 => rng.below(6000) as u16,
+            2..6 => rng.below(700) as u16,
+            _ => rng.below(60) as u16,
+        };
+        let value = (!rng.one_in(5)).then_some((id, len));
+        let keyspace = if rng.one_in(3) { rng.below(3) as u8 } else { 0 };
+        Change { keyspace, key: rng.below(u64::from(KEYS)) as u8, value }
+    };
+    let space = |rng: &Rng| rng.below(3) as u8;
+    (0..count)
+        .map(|_| match rng.below(100) {
+            0..38 => Op::Write(vec![change(&rng)], rng.one_in(4)),
+            38..55 => {
+                let n = 1 + rng.below(8);
+                Op::Write((0..n).map(|_| change(&rng)).collect(), rng.one_in(4))
+            }
+            55..60 => Op::Sync,
+            60..69 => Op::Flush,
+            69..79 => Op::Step,
+            79..81 => Op::Idle,
+            81..83 => Op::Compact(space(&rng)),
+            83..87 => Op::Create(1 + rng.below(2) as u8),
+            87..88 => Op::Drop(1 + rng.below(2) as u8),
+            88..91 => Op::Clear(space(&rng)),
+            91..93 => Op::Read,
+            93..96 => Op::Snapshot,
+            96..97 => Op::Close,
+            _ => Op::Kill,
+        })
+        .collect()
+}
+
+/// The bytes of a key.
+pub fn key_bytes(key: u8) -> Vec<u8> {
+    match key {
+        0 => Vec::new(),
+        1..8 => vec![b'k', key],
+        8..16 => format!("a/rather/long/prefix/that/many/keys/share/{key:03}").into_bytes(),
+        _ => vec![b'x'; usize::from(key) * 3],
+    }
+}
+
+fn value_bytes(id: u32, len: u16) -> Arc<[u8]> {
+    let rng = Rng::new(u64::from(id));
+    // Compresses a little, and no two are alike unless they are very short.
+    let word = rng.next().to_le_bytes();
+    let tail =
+        (0..usize::from(len)).map(|i| if i % 3 == 0 { rng.next() as u8 } else { word[i % 8] });
+    id.to_le_bytes().into_iter().chain(tail).collect()
+}
+
+/// What is in the keyspaces that there are.
+pub type State = BTreeMap<u8, BTreeMap<Vec<u8>, Arc<[u8]>>>;
+
+/// The states that a database went through.
+#[derive(Clone, Debug)]
+pub struct History {
+    states: Vec<Arc<State>>,
+    /// This one or a later one must survive.
+    durable: usize,
+    /// What comes of the operation that is under way, perhaps.
+    pending: Option<Arc<State>>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        let empty = Arc::new(State::from([(0, BTreeMap::new())]));
+        History { states: vec![empty], durable: 0, pending: None }
+    }
+}
+
+impl History {
+    pub fn newest(&self) -> &Arc<State> {
+        self.states.last().expect("there is always a state")
+    }
+
+    /// Whether a crash now may leave this; and if so, the history that it would then have.
+    pub fn admits(&self, state: &State) -> Option<History> {
+        let states = self.states[self.durable..].iter().chain(&self.pending);
+        let found = states.clone().position(|s| **s == *state)?;
+        let states: Vec<_> = states.take(found + 1).cloned().collect();
+        let durable = states.len() - 1;
+        Some(History { states, durable, pending: None })
+    }
+
+    fn begin(&mut self, next: State) {
+        self.pending = Some(Arc::new(next));
+    }
+
+    /// The operation that was under way is done.
+    fn done(&mut self) {
+        self.states.extend(self.pending.take());
+    }
+
+    /// It failed, and left nothing.
+    pub fn undone(&mut self) {
+        self.pending = None;
+    }
+
+    /// It failed, but it can be seen.
+    pub fn seen(&mut self) {
+        self.done();
+    }
+
+    pub fn all_durable(&mut self) {
+        self.durable = self.states.len() - 1;
+    }
+
+    /// In words, for a report.
+    pub fn describe(&self, found: &State) -> String {
+        let newest = self.newest();
+        let mut differences = Vec::new();
+        for (space, contents) in newest.iter() {
+            let Some(other) = found.get(space) else {
+                differences.push(format!("keyspace {space} is missing"));
+                continue;
+            };
+            let keys =
+                contents.keys().chain(other.keys()).collect::<std::collections::BTreeSet<_>>();
+            for key in keys {
+                let (want, got) = (contents.get(key), other.get(key));
+                if want != got {
+                    let show = |v: Option<&Arc<[u8]>>| {
+                        v.map_or("absent".into(), |v| {
+                            format!(
+                                "{}x{}",
+                                u32::from_le_bytes(v[..4].try_into().unwrap()),
+                                v.len() - 4
+                            )
+                        })
+                    };
+                    let key = key.escape_ascii();
+                    differences.push(format!(
+                        "{space}:{key} is {}, last {}",
+                        show(got),
+                        show(want)
+                    ));
+                }
+            }
+        }
+        let extra = found.keys().filter(|space| !newest.contains_key(space));
+        differences.extend(extra.map(|space| format!("keyspace {space} exists")));
+        format!(
+            "the state is none of the {} that are allowed; against the newest: {}",
+            self.states.len() - self.durable + usize::from(self.pending.is_some()),
+            differences.join(", ")
+        )
+    }
+}
+
+/// The options of a database.
+#[derive(Clone, Debug)]
+pub struct Config {
+    compaction: Compaction,
+    compression: Compression,
+    hash_runs: bool,
+    key_map_bytes: u64,
+    fingerprint_bits: u32,
+    level0_runs: usize,
+    write_buffers: usize,
+    cache_bytes: usize,
+    durability: Durability,
+}
+
+impl Config {
+    pub fn from_seed(seed: u64) -> Self {
+        let rng = Rng::new(seed ^ 0x636F_6E66);
+        let mut codecs = vec![Compression::None];
+        #[cfg(feature = "lz4")]
+        codecs.push(Compression::Lz4);
+        #[cfg(feature = "zstd")]
+        codecs.push(Compression::Zstd(3));
+        Config {
+            compaction: rng.pick(&[
+                Compaction::Lazy,
+                Compaction::Lazy,
+                Compaction::Leveled,
+                Compaction::Tiered,
+            ]),
+            compression: rng.pick(&codecs),
+            hash_runs: !rng.one_in(5),
+            key_map_bytes: rng.pick(&[512 << 20, 512 << 20, 4096, 0]),
+            fingerprint_bits: rng.pick(&[32, 32, 2]),
+            level0_runs: rng.pick(&[1, 2, 2, 3, 8]),
+            write_buffers: rng.pick(&[2, 3, 8]),
+            cache_bytes: rng.pick(&[0, 32 << 10, 1 << 20]),
+            durability: Durability::Buffered,
+        }
+    }
+
+    pub fn builder(&self, env: &Env) -> Builder {
+        Db::builder(DIR)
+            .env(env.clone())
+            .background(Background::Manual)
+            .compaction(self.compaction)
+            .compression(self.compression)
+            .hash_runs(self.hash_runs)
+            .key_map_bytes(self.key_map_bytes)
+            .key_map_fingerprint_bits(self.fingerprint_bits)
+            .level0_runs(self.level0_runs)
+            .level1_bytes(64 << 10)
+            .segment_bytes(64 << 10)
+            .write_buffer_bytes(64 << 10)
+            .write_buffers(self.write_buffers)
+            .cache_bytes(self.cache_bytes)
+            .durability(self.durability)
+            .max_open_files(8)
+    }
+}
+
+/// A database at work.
+pub struct Runner {
+    pub env: Env,
+    pub config: Config,
+    pub history: Arc<Mutex<History>>,
+    pub db: Option<Db>,
+    handles: BTreeMap<u8, Keyspace>,
+    snapshot: Option<(Snapshot, Arc<State>)>,
+}
+
+/// What is wrong, or an error that the database gave.
+#[derive(Debug)]
+pub enum Trouble {
+    Error(Error),
+    Wrong(String),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Trouble::Error(error)
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Error(error) => write!(f, "{error}"),
+            Trouble::Wrong(what) => write!(f, "{what}"),
+        }
+    }
+}
+
+impl Runner {
+    /// A runner whose database is not open yet.
+    pub fn new(env: Env, config: Config, history: History) -> Self {
+        let history = Arc::new(Mutex::new(history));
+        Runner { env, config, history, db: None, handles: BTreeMap::new(), snapshot: None }
+    }
+
+    pub fn open(&mut self) -> Result<(), Trouble> {
+        let db = self.config.builder(&self.env).open()?;
+        self.handles.clear();
+        for name in db.keyspaces() {
+            let Some(space) = NAMES.iter().position(|n| *n == name) else {
+                return Err(Trouble::Wrong(format!("there is a keyspace {name:?}")));
+            };
+            self.handles.insert(space as u8, db.keyspace(&name)?);
+        }
+        self.db = Some(db);
+        self.history.lock().unwrap().all_durable();
+        Ok(())
+    }
+
+    pub fn db(&self) -> &Db {
+        self.db.as_ref().expect("the database is open")
+    }
+
+    /// Lets go of the database as it is.
+    pub fn drop_db(&mut self) -> Option<Db> {
+        self.snapshot = None;
+        self.handles.clear();
+        self.db.take()
+    }
+
+    /// Does it, and keeps the history. After an error the history says that it may have happened.
+    pub fn apply(&mut self, op: &Op) -> Result<(), Trouble> {
+        let now = Arc::clone(self.history.lock().unwrap().newest());
+        let history = Arc::clone(&self.history);
+        let begin = |next: State| history.lock().unwrap().begin(next);
+        let durable = || {
+            let mut history = history.lock().unwrap();
+            history.done();
+            history.all_durable();
+        };
+        match op {
+            Op::Write(changes, sync) => {
+                let mut next = State::clone(&now);
+                let mut batch = WriteBatch::new();
+                for Change { keyspace, key, value } in changes {
+                    let Some(handle) = self.handles.get(keyspace) else { continue };
+                    let contents = next.entry(*keyspace).or_default();
+                    let key = key_bytes(*key);
+                    if let Some((id, len)) = value {
+                        let value = value_bytes(*id, *len);
+                        batch.put_in(handle, &key, &value);
+                        contents.insert(key, value);
+                    } else {
+                        batch.delete_in(handle, &key);
+                        contents.remove(&key);
+                    }
+                }
+                begin(next);
+                let durability = if *sync { Durability::Sync } else { Durability::Buffered };
+                self.db().write_with(batch, durability)?;
+                history.lock().unwrap().done();
+                if *sync {
+                    history.lock().unwrap().all_durable();
+                }
+            }
+            Op::Sync => {
+                self.db().sync()?;
+                durable();
+            }
+            Op::Flush => {
+                self.db().flush()?;
+                durable();
+            }
+            Op::Step => drop(self.db().step()?),
+            Op::Idle => self.db().wait_idle()?,
+            Op::Compact(space) => {
+                if let Some(handle) = self.handles.get(space) {
+                    handle.compact_range::<&[u8]>(..)?;
+                    durable();
+                }
+            }
+            Op::Create(space) if self.handles.contains_key(space) => {
+                self.db().keyspace(NAMES[usize::from(*space)])?;
+            }
+            Op::Create(space) => {
+                let mut next = State::clone(&now);
+                next.entry(*space).or_default();
+                begin(next);
+                let handle = self.db().keyspace(NAMES[usize::from(*space)])?;
+                self.handles.insert(*space, handle);
+                durable();
+            }
+            Op::Drop(space) => {
+                if self.handles.contains_key(space) {
+                    let mut next = State::clone(&now);
+                    next.remove(space);
+                    begin(next);
+                    self.db().drop_keyspace(NAMES[usize::from(*space)])?;
+                    self.handles.remove(space);
+                    durable();
+                }
+            }
+            Op::Clear(space) => {
+                if let Some(handle) = self.handles.get(space) {
+                    let mut next = State::clone(&now);
+                    next.entry(*space).or_default().clear();
+                    begin(next);
+                    handle.clear()?;
+                    durable();
+                }
+            }
+            Op::Read => {
+                let found = self.contents()?;
+                if found != *now {
+                    let what = self.history.lock().unwrap().describe(&found);
+                    return Err(Trouble::Wrong(what));
+                }
+            }
+            Op::Snapshot => match self.snapshot.take() {
+                None => self.snapshot = Some((self.db().snapshot(), now)),
+                Some((snapshot, then)) => self.check_snapshot(&snapshot, &then)?,
+            },
+            Op::Close => {
+                if let Some(db) = self.drop_db() {
+                    db.close()?;
+                    durable();
+                }
+                self.open()?;
+            }
+            Op::Kill => {
+                drop(self.drop_db());
+                self.open()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_snapshot(&self, snapshot: &Snapshot, then: &State) -> Result<(), Trouble> {
+        for (space, handle) in &self.handles {
+            // One that was dropped and created again meanwhile is another.
+            let Some(contents) = then.get(space).filter(|_| *space == 0) else { continue };
+            let mut found = BTreeMap::new();
+            for entry in snapshot.of(handle)?.get_range::<&[u8]>(..) {
+                let (key, value) = entry?;
+                found.insert(key.to_vec(), Arc::from(&value[..]));
+            }
+            if found != *contents {
+                return Err(Trouble::Wrong(format!("a snapshot of keyspace {space} has changed")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads everything that is in the database, in each way there is.
+    pub fn contents(&self) -> Result<State, Trouble> {
+        contents(self.db(), &self.handles)
+    }
+
+    /// Holds the key map against one that is built anew, and everything against `history`.
+    pub fn check(&self) -> Result<State, Trouble> {
+        let db = self.db();
+        db.fill_key_map()?;
+        db.check_key_map().map_err(|what| Trouble::Wrong(format!("the key map: {what}")))?;
+        self.contents()
+    }
+}
+
+fn contents(db: &Db, handles: &BTreeMap<u8, Keyspace>) -> Result<State, Trouble> {
+    let wrong = |what: String| Err(Trouble::Wrong(what));
+    let keys: Vec<Vec<u8>> = (0..=KEYS).map(key_bytes).collect();
+    let mut state = State::new();
+    let snapshot = db.snapshot();
+    for (space, handle) in handles {
+        let mut found: BTreeMap<Vec<u8>, Arc<[u8]>> = BTreeMap::new();
+        for entry in handle.get_range::<&[u8]>(..) {
+            let (key, value) = entry?;
+            if found.last_key_value().is_some_and(|(last, _)| last[..] >= key[..]) {
+                return wrong(format!("a range of {space} is out of order at {key:?}"));
+            }
+            found.insert(key.to_vec(), Arc::from(&value[..]));
+        }
+        let mut backwards = found.iter().rev();
+        for entry in handle.get_range::<&[u8]>(..).rev() {
+            let (key, value) = entry?;
+            let expected = backwards.next();
+            if expected.is_none_or(|(k, v)| k[..] != key[..] || v[..] != value[..]) {
+                return wrong(format!("keyspace {space} read backwards differs at {key:?}"));
+            }
+        }
+        if backwards.next().is_some() {
+            return wrong(format!("keyspace {space} read backwards ends too early"));
+        }
+        let many = handle.multi_get(&keys)?;
+        for (key, many) in keys.iter().zip(many) {
+            let expected = found.get(key).map(|value| &value[..]);
+            let ways = [handle.get(key)?, many, snapshot.of(handle)?.get(key)?];
+            if ways.iter().any(|got| got.as_deref() != expected) {
+                return wrong(format!(
+                    "key {} of {space}: a get gives {:?}, a range {:?}",
+                    key.escape_ascii(),
+                    ways.map(|way| way.map(|v| v.len())),
+                    expected.map(<[u8]>::len)
+                ));
+            }
+        }
+        state.insert(*space, found);
+    }
+    Ok(state)
+}
+
+/// A shorter list of operations that `fails` too, by leaving out ever smaller pieces (Zeller and
+/// Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", IEEE TSE 2002).
+pub fn reduce(ops: &[Op], fails: &dyn Fn(&[Op]) -> Option<String>) -> (Vec<Op>, Option<String>) {
+    let mut best = ops.to_vec();
+    let mut what = None;
+    let mut attempts = 600;
+    let mut piece = best.len().div_ceil(2).max(1);
+    while attempts > 0 {
+        let mut at = 0;
+        let mut shorter = false;
+        while at < best.len() && attempts > 0 {
+            let mut fewer = best.clone();
+            fewer.drain(at..(at + piece).min(best.len()));
+            attempts -= 1;
+            match fails(&fewer) {
+                Some(text) => {
+                    best = fewer;
+                    what = Some(text);
+                    shorter = true;
+                }
+                None => at += piece,
+            }
+        }
+        if piece == 1 && !shorter {
+            break;
+        }
+        piece = if shorter { piece } else { piece.div_ceil(2) };
+        piece = piece.min(best.len().max(1));
+    }
+    (best, what)
+}
