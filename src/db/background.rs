@@ -141,6 +141,8 @@ impl Inner {
         let outcome = self.flush_slot(&slot);
         let mut background = self.background.lock();
         background.flushing = false;
+        let failed = !matches!(&outcome, Ok(()) | Err(Error::Closed));
+        self.flush_failed.store(failed, Ordering::Release);
         match &outcome {
             Ok(()) => background.flush_error = None,
             Err(Error::Closed) => {}
@@ -406,7 +408,12 @@ impl Inner {
             changes.push(Change::Flushed(flushed.max(committer.state.flushed)));
         }
         changes.push(self.next_ids(committer.state.next_keyspace));
-        self.commit_edit(committer, Edit { changes })?;
+        self.commit_edit(committer, Edit { changes }).inspect_err(|_| {
+            // With a poisoned manifest nobody knows whether it names them.
+            if !committer.manifest.is_poisoned() {
+                remove_segments(&self.home, added.iter().filter(is_new));
+            }
+        })?;
         for segment in &removed {
             committer.live.remove(&segment.meta.id);
         }
@@ -492,12 +499,16 @@ impl Inner {
         placed
     }
 
-    /// Writes an edit. If that fails, what the manifest holds is unknown: writes are refused.
+    /// Writes an edit. If that fails and what the manifest holds is unknown, writes are refused;
+    /// else nothing has changed.
     pub(super) fn commit_edit(&self, committer: &mut Committer, edit: Edit) -> Result<()> {
-        committer
-            .manifest
-            .commit(&mut committer.state, &edit)
-            .inspect_err(|error| self.poison(error))
+        committer.manifest.commit(&mut committer.state, &edit).inspect_err(|error| {
+            if committer.manifest.is_poisoned() {
+                self.poison(error);
+            }
+        })?;
+        self.manifest_edit.store(committer.state.edit_number, Ordering::Release);
+        Ok(())
     }
 
     /// The oldest log still needed once `slot` is flushed.

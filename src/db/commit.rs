@@ -17,7 +17,7 @@ use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::types::{Kind, LogId};
 use crate::vfs::VfsFile;
-use crate::wal::LogWriter;
+use crate::wal::{LOG_HEADER_LEN, LogWriter};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -67,6 +67,8 @@ pub(super) struct SyncState {
     pub(super) current: Arc<dyn VfsFile>,
     pub(super) appended: Position,
     pub(super) durable: Position,
+    /// Up to where a record says that it is durable, so that damage is not taken for a torn tail.
+    pub(super) mentioned: Position,
     pub(super) syncing: bool,
 }
 
@@ -78,6 +80,7 @@ impl Inner {
             return Err(Error::WrongDatabase);
         }
         self.check_writable()?;
+        self.check_flushes()?;
         if batch.is_empty() {
             return if durability == Durability::Sync { self.sync_all() } else { Ok(()) };
         }
@@ -208,6 +211,7 @@ impl Inner {
         if log == writer.log.id() {
             writer.log.mark_durable(durable);
         }
+        writer.log.append_witness(self.manifest_edit.load(Ordering::Acquire))?;
         let first = writer.log.next_seqno();
         let payload = writer.log.payload();
         let mut count = 0;
@@ -219,7 +223,11 @@ impl Inner {
         let bytes = payload.len() as u64;
         writer.log.append_payload(first, count)?;
         let position = (writer.log.id(), writer.log.end());
-        self.sync.lock().appended = position;
+        {
+            let mut sync = self.sync.lock();
+            sync.appended = position;
+            sync.mentioned = sync.mentioned.max(mentioned(&writer.log));
+        }
         let mut seqno = first;
         for op in group.flat_map(WriteBatch::operations) {
             // The batch encoded these bytes itself, so this cannot fail; if it did, what is logged
@@ -274,14 +282,56 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes everything appended so far durable.
+    /// Makes everything appended so far durable, as [`Inner::sync_to`] does.
     pub(super) fn sync_all(&self) -> Result<()> {
         let appended = self.sync.lock().appended;
         self.sync_to(appended)
     }
 
+    /// Returns once everything before `position` is durable, and the log says so: damage to it is
+    /// an error at the next open then, not a torn tail. Not for holders of the writer's lock.
+    fn sync_to(&self, position: Position) -> Result<()> {
+        self.make_durable(position)?;
+        if self.sync.lock().mentioned < position {
+            self.mention_durable(&mut self.writer.lock());
+        }
+        Ok(())
+    }
+
+    /// Appends what shows how far the logs are durable. If that fails, nothing acknowledged is in
+    /// danger: the next write begins a new log, or says what is wrong.
+    fn mention_durable(&self, writer: &mut Writer) {
+        let mut append = || {
+            if self.sync.lock().durable.0 != writer.log.id() {
+                // Another log was begun meanwhile, which can only speak for older ones as a whole.
+                self.make_all_durable()?;
+            }
+            writer.log.mark_durable(self.sync.lock().durable.1);
+            if writer.log.durable() <= LOG_HEADER_LEN {
+                writer.log.append_proof()
+            } else {
+                writer.log.append_mark()
+            }
+        };
+        if let Err(error) = append() {
+            tracing::warn!(%error, "cannot note in the log what is durable");
+            if matches!(error, Error::Poisoned { .. }) {
+                self.poison(&error);
+            }
+        }
+        let mut sync = self.sync.lock();
+        sync.mentioned = sync.mentioned.max(mentioned(&writer.log));
+    }
+
+    /// Makes everything appended so far durable. For holders of the writer's lock, who append a
+    /// record afterwards.
+    pub(super) fn make_all_durable(&self) -> Result<()> {
+        let appended = self.sync.lock().appended;
+        self.make_durable(appended)
+    }
+
     /// Returns once everything before `position` is durable. One caller syncs for all that wait.
-    pub(super) fn sync_to(&self, position: Position) -> Result<()> {
+    fn make_durable(&self, position: Position) -> Result<()> {
         let mut sync = self.sync.lock();
         loop {
             if sync.durable >= position {
@@ -325,6 +375,17 @@ impl Inner {
         drop(sync);
         self.synced.notify_all();
         outcome
+    }
+
+    /// Refuses writes while memtables cannot be flushed. The flush is tried again twice a second.
+    fn check_flushes(&self) -> Result<()> {
+        if self.flush_failed.load(Ordering::Acquire)
+            && self.options.background != Background::Manual
+            && let Some(error) = &self.background.lock().flush_error
+        {
+            return Err(error.clone());
+        }
+        Ok(())
     }
 
     /// Before a write: waits as background work demands. See `background` for the formula.
@@ -377,11 +438,18 @@ impl Inner {
             // The new log's header says where the old one ends, in front of what failed.
             self.rotate(&mut writer)?;
         }
-        self.sync_all()?;
+        self.make_all_durable()?;
         let end = writer.log.end();
         writer.log.mark_durable(end);
         writer.log.append_mark()?;
         self.sync.lock().appended = (writer.log.id(), writer.log.end());
-        self.sync_all()
+        self.make_all_durable()
     }
+}
+
+/// Up to where the log's records say that it is durable. A log that says no more than that its header
+/// is says nothing: so much is true of each from the beginning, whatever is before it.
+fn mentioned(log: &LogWriter) -> Position {
+    let upto = log.mentioned();
+    (log.id(), if upto > LOG_HEADER_LEN { upto } else { 0 })
 }

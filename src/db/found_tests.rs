@@ -104,9 +104,9 @@ fn a_sync_covers_the_older_logs_too() {
     db.put("d", "v").unwrap();
     let before = faulty.changes();
     db.sync().unwrap();
-    assert_eq!(faulty.changes() - before, 4, "three older logs and the current one");
+    assert_eq!(faulty.changes() - before, 5, "three older logs, the current one, and a mark");
     db.sync().unwrap();
-    assert_eq!(faulty.changes() - before, 4, "nothing is left to do");
+    assert_eq!(faulty.changes() - before, 5, "nothing is left to do");
 }
 
 /// A clear whose place in the log was damaged hid what was written later, because the numbers that
@@ -125,12 +125,12 @@ fn a_clear_that_the_log_does_not_reach_hides_nothing_new() {
     };
     let (env, log) = make();
     let len = env.vfs.open(&log, OpenMode::Read).unwrap().len().unwrap();
-    // The skip record is followed by a mark, so this is no torn tail.
-    flip(&env, &log, len - 26 - 5);
+    // The skip record is followed by a mark and a witness, so this is no torn tail.
+    flip(&env, &log, len - 34 - 26 - 5);
     assert!(matches!(manual(&env).open(), Err(Error::Corruption { .. })));
-    // Without both it looks like one, but the manifest knows better.
+    // Without all three it looks like one, but the manifest knows better.
     let (env, log) = make();
-    env.vfs.open(&log, OpenMode::ReadWrite).unwrap().set_len(len - 52).unwrap();
+    env.vfs.open(&log, OpenMode::ReadWrite).unwrap().set_len(len - 34 - 52).unwrap();
     assert!(matches!(manual(&env).open(), Err(Error::Corruption { .. })));
     let (env, log) = make();
     flip(&env, &log, 64 + 30);

@@ -1,5 +1,6 @@
 //! What a user can ask to be done to the whole database: keyspaces, flush, compaction, checks.
 
+use super::commit::Writer;
 use super::keyspace::MAX_KEYSPACE_NAME;
 use super::keyspace_core::KeyspaceCore;
 use super::options::Background;
@@ -64,13 +65,13 @@ impl Inner {
         if let Some(core) = self.keyspaces.lock().get(name) {
             return Ok(Arc::clone(core));
         }
-        let _writer = self.writer.lock();
+        let mut writer = self.writer.lock();
         self.check_writable()?;
         if let Some(core) = self.keyspaces.lock().get(name) {
             return Ok(Arc::clone(core));
         }
         // What the user saw before must not be lost while the keyspace stays.
-        self.sync_all()?;
+        self.make_all_durable()?;
         let mut committer = self.committer.lock();
         let id = committer.state.next_keyspace;
         let next = KeyspaceId(id.0.checked_add(1).ok_or_else(|| refuse("all ids are used up"))?);
@@ -78,9 +79,19 @@ impl Inner {
             vec![Change::CreateKeyspace { id, name: name.to_owned() }, self.next_ids(next)];
         self.commit_edit(&mut committer, Edit { changes })?;
         self.publish_version(&Version::build(&committer.state, &committer.live));
+        self.witness(&mut writer);
         let core = Self::keyspace_core(self.database, committer.state.hash_seed, id, name);
         self.keyspaces.lock().insert(name.to_owned(), Arc::clone(&core));
         Ok(core)
+    }
+
+    /// Notes in the log that the manifest's last edit is durable, so that an older manifest is not
+    /// taken for the newest. If that fails, the edit is no less durable.
+    fn witness(&self, writer: &mut Writer) {
+        let edit = self.manifest_edit.load(Ordering::Acquire);
+        if let Err(error) = writer.log.append_witness(edit) {
+            tracing::warn!(%error, "cannot note in the log what the manifest holds");
+        }
     }
 
     fn publish_version(&self, version: &Version) {
@@ -97,7 +108,7 @@ impl Inner {
     }
 
     pub(super) fn drop_keyspace(&self, name: &str) -> Result<()> {
-        let writer = self.writer.lock();
+        let mut writer = self.writer.lock();
         self.check_writable()?;
         let core = self.keyspaces.lock().get(name).cloned();
         let core = core.ok_or_else(|| Error::KeyspaceNotFound { name: name.to_owned() })?;
@@ -105,10 +116,11 @@ impl Inner {
             let reason = "the default keyspace cannot be dropped; clear it instead";
             return Err(Error::InvalidKeyspaceName { name: name.to_owned(), reason });
         }
-        self.sync_all()?;
+        self.make_all_durable()?;
         let mut committer = self.committer.lock();
         let changes = vec![Change::DropKeyspace(core.id)];
         self.commit_edit(&mut committer, Edit { changes })?;
+        self.witness(&mut writer);
         core.dropped.store(true, Ordering::Release);
         self.keyspaces.lock().remove(name);
         let gone: Vec<_> =
@@ -140,7 +152,7 @@ impl Inner {
             let seqno = writer.log.next_seqno();
             writer.log.append_skip()?;
             self.sync.lock().appended = (writer.log.id(), writer.log.end());
-            self.sync_all()?;
+            self.make_all_durable()?;
             // So that damage to the skip cannot be mistaken for a torn tail.
             let end = writer.log.end();
             writer.log.mark_durable(end);
@@ -152,6 +164,7 @@ impl Inner {
             self.publish_version(&Version::build(&committer.state, &committer.live));
             drop(committer);
             self.visible.store(seqno.0, Ordering::Release);
+            self.witness(&mut writer);
         }
         self.announce_work();
         Ok(())

@@ -168,6 +168,8 @@ pub(crate) struct Inner {
     keymap: KeyMap<Segment>,
     /// What point reads did: see [`ReadStats`].
     reads: Striped<7>,
+    /// The last edit of the manifest.
+    manifest_edit: AtomicU64,
     /// The newest sequence number that readers see.
     visible: AtomicU64,
     snapshots: Mutex<BTreeMap<SeqNo, usize>>,
@@ -185,6 +187,8 @@ pub(crate) struct Inner {
     /// Whether every write buffer but the active one waits to be flushed.
     last_buffer: AtomicBool,
     closed: AtomicBool,
+    /// Whether the last flush failed.
+    flush_failed: AtomicBool,
     /// Why writes are refused, once they are.
     poisoned: Mutex<Option<String>>,
     is_poisoned: AtomicBool,

@@ -24,7 +24,8 @@ use crate::version::{
 };
 use crate::vfs::{Env, OpenMode, VfsLock};
 use crate::wal::{
-    LOG_HEADER_LEN, LogWriter, Recovery, log_file_name, parse_log_file_name, remove_logs, replay,
+    LOG_HEADER_LEN, LogWriter, Recovery, Replayed, log_file_name, parse_log_file_name, remove_logs,
+    replay,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -159,7 +160,16 @@ fn create(env: &Env, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What replaying the logs gave.
+/// What replaying the logs gave, before anything was changed.
+struct Read {
+    active: Arc<MemSlot>,
+    frozen: Vec<Arc<MemSlot>>,
+    logs_in_active: usize,
+    replayed: Replayed,
+    notices: Vec<String>,
+}
+
+/// A database with a log to write to.
 struct Recovered {
     active: Arc<MemSlot>,
     frozen: Vec<Arc<MemSlot>>,
@@ -168,13 +178,8 @@ struct Recovered {
     notices: Vec<String>,
 }
 
-/// Replays the logs into memtables and begins a new log.
-fn recover_logs(
-    env: &Env,
-    dir: &Path,
-    options: &Options,
-    state: &ManifestState,
-) -> Result<Recovered> {
+/// Replays the logs into memtables and changes nothing: a database that is refused is left as it is.
+fn read_logs(env: &Env, dir: &Path, options: &Options, state: &ManifestState) -> Result<Read> {
     let log_salt = uuid_salt(&state.uuid);
     let mut active = MemSlot::new(state.log_floor);
     let mut frozen: Vec<Arc<MemSlot>> = Vec::new();
@@ -223,6 +228,13 @@ fn recover_logs(
         let path = dir.join(log_file_name(state.log_floor));
         return Err(Error::corruption(&path, 0, "the manifest needs this log, and it is missing"));
     }
+    if replayed.manifest_edit > state.edit_number && options.recovery != Recovery::PointInTime {
+        let (found, noted) = (state.edit_number, replayed.manifest_edit);
+        let what = format!(
+            "it ends at edit {found}, but the log notes that edit {noted} was durable: its end was lost, or it is an older one"
+        );
+        return Err(Error::corruption(&dir.join(MANIFEST_NAME), 0, what));
+    }
     if replayed.base > state.flushed {
         let path = dir.join(log_file_name(state.log_floor));
         return Err(Error::corruption(&path, 0, "operations before this log are nowhere"));
@@ -241,6 +253,13 @@ fn recover_logs(
         let what = "the log ends before a clear that the manifest has: its end was damaged";
         return Err(Error::corruption(&dir.join(log_file_name(log)), end, what));
     }
+    Ok(Read { active, frozen, logs_in_active, replayed, notices })
+}
+
+/// Makes durable what was replayed, removes what was not, and begins a new log.
+fn begin_log(env: &Env, dir: &Path, state: &ManifestState, read: Read) -> Result<Recovered> {
+    let Read { mut active, mut frozen, logs_in_active, replayed, mut notices } = read;
+    let log_salt = uuid_salt(&state.uuid);
     remove_logs(env, dir, &replayed.discarded)?;
     for log in &replayed.discarded {
         let name = log_file_name(*log);
@@ -256,7 +275,11 @@ fn recover_logs(
     let last_seqno = replayed.last_seqno;
     let newest = replayed.logs.iter().copied().max().unwrap_or(state.log_floor);
     let id = LogId(newest.0.saturating_add(1)).max(state.next_log);
-    let log = LogWriter::create(env, dir, log_salt, id, replayed.last_log, last_seqno)?;
+    let mut log = LogWriter::create(env, dir, log_salt, id, replayed.last_log, last_seqno)?;
+    if last_seqno > state.flushed {
+        // Or damage to the end of what was replayed would look like a torn tail the next time.
+        log.append_proof()?;
+    }
     if active.table.entries() == 0 {
         active = MemSlot::new(id);
     } else if logs_in_active >= MAX_REPLAYED_LOGS {
@@ -274,7 +297,7 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
     if !env.vfs.exists(&manifest_path).map_err(|e| Error::io("look for", &manifest_path, e))? {
         create(&env, dir)?;
     }
-    let (mut manifest, mut state, mut notices) = Manifest::open(&env, dir)?;
+    let (unsettled, mut state, mut notices) = Manifest::load(&env, dir)?;
     if state.keyspaces.get(&DEFAULT_ID).is_none_or(|k| k.name != DEFAULT_KEYSPACE) {
         return Err(Error::corruption(&manifest_path, 0, "the default keyspace is missing"));
     }
@@ -289,7 +312,11 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
     for meta in state.segments.values() {
         live.insert(meta.id, Segment::open(&home, meta.clone(), false)?);
     }
-    let recovered = recover_logs(&env, dir, &options, &state)?;
+    let read = read_logs(&env, dir, &options, &state)?;
+    // Everything was found sound. Now it may be changed, the manifest first, because of which all
+    // else is.
+    let mut manifest = unsettled.settle(&state)?;
+    let recovered = begin_log(&env, dir, &state, read)?;
     notices.extend(recovered.notices);
     let last_seqno = recovered.last_seqno;
     notices.extend(undo_clears(last_seqno, &mut manifest, &mut state)?);
@@ -326,6 +353,7 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
     let position = (recovered.log.id(), recovered.log.end());
     let strategy = options.strategy();
     let background = options.background;
+    let manifest_edit = AtomicU64::new(state.edit_number);
     let inner = Inner {
         home,
         strategy,
@@ -339,6 +367,7 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
             current: recovered.log.file(),
             appended: position,
             durable: (position.0, 0),
+            mentioned: position,
             syncing: false,
         }),
         writer: Mutex::new(Writer { log: recovered.log, active: Arc::clone(&recovered.active) }),
@@ -352,6 +381,7 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
         }),
         keymap,
         reads: Striped::default(),
+        manifest_edit,
         visible: AtomicU64::new(last_seqno.0),
         snapshots: Mutex::new(BTreeMap::new()),
         keyspaces: Mutex::new(keyspaces),
@@ -362,6 +392,7 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
         pressure: AtomicU32::new(0),
         last_buffer: AtomicBool::new(false),
         closed: AtomicBool::new(false),
+        flush_failed: AtomicBool::new(false),
         poisoned: Mutex::new(None),
         is_poisoned: AtomicBool::new(false),
         counters: super::stats::Counters::default(),

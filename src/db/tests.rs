@@ -614,7 +614,7 @@ fn what_was_discarded_stays_discarded_and_new_writes_survive_another_crash() {
     let log = files(&env, ".wal").pop().unwrap();
     let file = died.open(&log, OpenMode::ReadWrite).unwrap();
     // A hole in the middle: the records behind it are sound, and must not come back.
-    file.write_all_at(&[0; 10], 64 + 5 * 42).unwrap();
+    file.write_all_at(&[0; 10], 64 + 34 + 5 * 42).unwrap();
     let mut vfs = died;
     for life in 1..4u8 {
         let env = env_on(vfs.clone());

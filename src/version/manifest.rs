@@ -83,39 +83,39 @@ impl Manifest {
         Ok((manifest, state))
     }
 
-    /// Opens the manifest and removes what is left of one that was being written. The strings say
-    /// what was found damaged or torn and is healed now.
+    /// Reads the manifest and changes nothing: not before all else that a database needs was found
+    /// sound is it opened, by [`Unsettled::settle`]. The strings say what was found damaged or torn
+    /// and will be healed then.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] also if there is none; [`Error::Corruption`], [`Error::UnsupportedFormat`].
-    pub(crate) fn open(env: &Env, dir: &Path) -> Result<(Manifest, ManifestState, Vec<String>)> {
+    pub(crate) fn load(env: &Env, dir: &Path) -> Result<(Unsettled, ManifestState, Vec<String>)> {
         let path = dir.join(MANIFEST_NAME);
         let file = env
             .vfs
             .open(&path, OpenMode::ReadWrite)
             .map_err(|error| Error::io("open", &path, error))?;
         let loaded = read(&read_all(&*file, &path)?, &path)?;
-        remove_new(env, dir)?;
-        let manifest = if loaded.whole {
-            // The process may have died between writing the last edit and syncing it. What opening
-            // does because of that edit, removing files above all, must not outlive it.
-            file.sync_data().map_err(|error| Error::io("sync", &path, error))?;
-            env.vfs.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
-            Manifest {
-                env: env.clone(),
-                dir: dir.to_path_buf(),
-                path,
-                file,
-                salt: loaded.salt,
-                end: loaded.end,
-                roll_at: ROLL_MIN,
-                poison: None,
-            }
-        } else {
-            Manifest::replace(env, dir, &loaded.state)?
+        let manifest = Manifest {
+            env: env.clone(),
+            dir: dir.to_path_buf(),
+            path,
+            file,
+            salt: loaded.salt,
+            end: loaded.end,
+            roll_at: ROLL_MIN,
+            poison: None,
         };
-        Ok((manifest, loaded.state, loaded.notices))
+        let unsettled = Unsettled { manifest, whole: loaded.whole };
+        Ok((unsettled, loaded.state, loaded.notices))
+    }
+
+    /// Loads and settles; for tests.
+    #[cfg(test)]
+    pub(crate) fn open(env: &Env, dir: &Path) -> Result<(Manifest, ManifestState, Vec<String>)> {
+        let (unsettled, state, notices) = Manifest::load(env, dir)?;
+        Ok((unsettled.settle(&state)?, state, notices))
     }
 
     /// Reads the state without changing anything; for tools. The strings are as for `open`.
@@ -129,10 +129,11 @@ impl Manifest {
 
     /// Makes an edit durable and then applies it to `state`, which must be the manifest's.
     ///
-    /// An edit that does not fit the state is refused before anything is written. After a failed
-    /// write or sync the edit may or may not be there when the manifest is opened next: what it adds
-    /// or removes must be left alone until then, and every later commit fails with
-    /// [`Error::Poisoned`].
+    /// An edit that does not fit the state is refused before anything is written. What was written of
+    /// one when the write failed is cut off again, durably: there is no trace of it then. If that
+    /// fails too, or the sync of the edit does, the edit may or may not be there when the manifest
+    /// is opened next: what it adds or removes must be left alone until then, and every later commit
+    /// fails with [`Error::Poisoned`]. [`Manifest::is_poisoned`] tells which.
     ///
     /// One write and one fsync, seldom a new file.
     pub(crate) fn commit(&mut self, state: &mut ManifestState, edit: &Edit) -> Result<()> {
@@ -142,14 +143,16 @@ impl Manifest {
         let next = state.with(edit).map_err(|wrong| refusal(wrong, &self.path, self.end))?;
         let mut bytes = Vec::new();
         encode_pair(&mut bytes, self.end, self.salt, next.edit_number, edit);
-        let written = self
-            .file
-            .write_all_at(&bytes, self.end)
-            .map_err(|error| Error::io("append to", &self.path, error))
-            .and_then(|()| {
-                self.file.sync_data().map_err(|error| Error::io("sync", &self.path, error))
-            });
-        if let Err(error) = written {
+        if let Err(error) = self.file.write_all_at(&bytes, self.end) {
+            let error = Error::io("append to", &self.path, error);
+            let cut = self.file.set_len(self.end).and_then(|()| self.file.sync_data());
+            if let Err(again) = cut {
+                self.poison = Some(format!("{error}; cannot cut it off again: {again}"));
+            }
+            return Err(error);
+        }
+        if let Err(error) = self.file.sync_data() {
+            let error = Error::io("sync", &self.path, error);
             self.poison = Some(error.to_string());
             return Err(error);
         }
@@ -159,6 +162,11 @@ impl Manifest {
             self.roll_over(state);
         }
         Ok(())
+    }
+
+    /// Whether it is unknown what the file holds, so that nothing can be committed any more.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.poison.is_some()
     }
 
     /// Replaces the file if that makes it much shorter. The state is durable either way, so that a
@@ -200,6 +208,31 @@ impl Manifest {
             roll_at: ROLL_MIN,
             poison: None,
         })
+    }
+}
+
+/// A manifest that was read, and must be made durable and whole before it is used.
+#[derive(Debug)]
+pub(crate) struct Unsettled {
+    manifest: Manifest,
+    whole: bool,
+}
+
+impl Unsettled {
+    /// Makes what was read durable, heals what was damaged, and removes what is left of a manifest
+    /// that was being written. `state` is what was loaded.
+    pub(crate) fn settle(self, state: &ManifestState) -> Result<Manifest> {
+        let manifest = self.manifest;
+        let (env, dir) = (&manifest.env, &manifest.dir);
+        remove_new(env, dir)?;
+        if !self.whole {
+            return Manifest::replace(env, dir, state);
+        }
+        // The process may have died between writing the last edit and syncing it. What opening does
+        // because of that edit, removing files above all, must not outlive it.
+        manifest.file.sync_data().map_err(|error| Error::io("sync", &manifest.path, error))?;
+        env.vfs.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
+        Ok(manifest)
     }
 }
 

@@ -26,6 +26,10 @@ pub(super) const KIND_MARK: u8 = 2;
 /// A record that takes one sequence number and changes nothing.
 pub(super) const KIND_SKIP: u8 = 3;
 
+/// A record that says which edit of the manifest was durable when it was written: its payload, a
+/// number of 8 bytes. Optional.
+pub(super) const KIND_WITNESS: u8 = 0x81;
+
 /// Record kinds with this bit may be skipped by a reader that does not know them.
 pub(super) const KIND_OPTIONAL: u8 = 0x80;
 

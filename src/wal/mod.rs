@@ -37,5 +37,5 @@ pub(crate) use format::{HEADER_LEN as LOG_HEADER_LEN, log_file_name, parse_log_f
 pub use fuzz::wal_bytes;
 pub(crate) use ops::{Op, Ops, encode_op};
 pub use replay::Recovery;
-pub(crate) use replay::{remove_logs, replay};
+pub(crate) use replay::{Replayed, remove_logs, replay};
 pub(crate) use writer::LogWriter;

@@ -14,8 +14,8 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
 
 use super::format::{
-    HEADER_LEN, KIND_GROUP, KIND_MARK, KIND_OPTIONAL, KIND_SKIP, LogHeader, RECORD_HEADER_LEN,
-    RecordHeader, log_file_name, parse_log_file_name, verifies,
+    HEADER_LEN, KIND_GROUP, KIND_MARK, KIND_OPTIONAL, KIND_SKIP, KIND_WITNESS, LogHeader,
+    RECORD_HEADER_LEN, RecordHeader, log_file_name, parse_log_file_name, verifies,
 };
 use super::ops::{Op, batches};
 use crate::error::{Error, Malformed, Result};
@@ -81,6 +81,8 @@ pub(crate) struct Replayed {
     pub(crate) discarded: Vec<LogId>,
     /// The torn tail that ended the replay, if one did.
     pub(crate) torn: Option<Torn>,
+    /// The newest edit of the manifest that a record mentions as durable; zero if none does.
+    pub(crate) manifest_edit: u64,
     /// The damage that ended it, if [`Recovery::PointInTime`] let it.
     pub(crate) damage: Option<Error>,
 }
@@ -118,7 +120,7 @@ pub(crate) fn replay(
     for (at, (header, log)) in chain.iter().enumerate() {
         let later = chain.get(at + 1..).unwrap_or_default();
         done.logs.push(header.id);
-        let stop = replay_log(header, log, later, &mut done.last_seqno, sink)?;
+        let stop = replay_log(header, log, later, &mut done, sink)?;
         done.last_log = Some((header.id, stop.offset));
         match stop.why {
             Why::End => continue,
@@ -272,14 +274,15 @@ enum Why {
     Damage(Error),
 }
 
-/// Replays one log. `later` is the rest of the chain; `last` the last operation so far.
+/// Replays one log, and notes in `done` what was replayed. `later` is the rest of the chain.
 fn replay_log(
     header: &LogHeader,
     log: &LogFile,
     later: &[(LogHeader, &LogFile)],
-    last: &mut SeqNo,
+    done: &mut Replayed,
     sink: &mut dyn FnMut(LogId, SeqNo, Op<'_>) -> Result<()>,
 ) -> Result<Stop> {
+    let last = &mut done.last_seqno;
     let successor = later.first();
     let limit = successor.and_then(|(header, _)| header.predecessor).map(|(_, end)| end);
     let mut pieces = Pieces::new(log);
@@ -300,6 +303,9 @@ fn replay_log(
                 let mut seqno = *last;
                 if record.kind == KIND_SKIP {
                     seqno.0 += 1;
+                } else if record.kind == KIND_WITNESS {
+                    let edit = bytes.first_chunk().map_or(0, |edit| u64::from_le_bytes(*edit));
+                    done.manifest_edit = done.manifest_edit.max(edit);
                 } else if ops > 0 {
                     for batch in batches(bytes) {
                         for op in batch.map_err(|wrong| wrong.at(&log.path, offset))?.ops() {

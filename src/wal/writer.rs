@@ -10,8 +10,8 @@
 //! [`LogWriter::file`], followed by [`LogWriter::mark_durable`].
 
 use super::format::{
-    HEADER_LEN, KIND_GROUP, KIND_MARK, KIND_SKIP, LogHeader, MAX_PAYLOAD_LEN, RECORD_HEADER_LEN,
-    log_file_name, seal_record,
+    HEADER_LEN, KIND_GROUP, KIND_MARK, KIND_SKIP, KIND_WITNESS, LogHeader, MAX_PAYLOAD_LEN,
+    RECORD_HEADER_LEN, log_file_name, seal_record,
 };
 use crate::error::{Error, Result};
 use crate::sync::Arc;
@@ -33,6 +33,8 @@ pub(crate) struct LogWriter {
     durable: u64,
     /// The furthest durable point that a record mentions.
     mentioned: u64,
+    /// The newest edit of the manifest that a record of this log mentions.
+    witnessed: u64,
     next_seqno: SeqNo,
     /// The record being built: room for its header, then its payload.
     buffer: Vec<u8>,
@@ -90,6 +92,7 @@ impl LogWriter {
             end: HEADER_LEN,
             durable: HEADER_LEN,
             mentioned: HEADER_LEN,
+            witnessed: 0,
             next_seqno,
             buffer: Vec::new(),
             full_stop: None,
@@ -162,6 +165,37 @@ impl LogWriter {
         self.write_record(KIND_MARK)
     }
 
+    /// Appends a record that says that this edit of the manifest is durable, unless one has said so
+    /// already: from then on an older manifest, or one that lost its end, is not mistaken for the
+    /// newest. It also says what [`LogWriter::append_mark`] says.
+    pub(crate) fn append_witness(&mut self, edit: u64) -> Result<()> {
+        self.check_open()?;
+        if self.witnessed >= edit {
+            return Ok(());
+        }
+        self.payload().extend_from_slice(&edit.to_le_bytes());
+        self.write_record(KIND_WITNESS)?;
+        self.witnessed = edit;
+        Ok(())
+    }
+
+    /// Makes the log durable together with evidence that all before it is: from then on damage to
+    /// the logs before it is not mistaken for a torn tail. To be called only when those are durable to
+    /// their ends.
+    ///
+    /// Two writes with an fsync between them. After [`Error::Poisoned`] nothing may be appended or
+    /// synced any more.
+    pub(crate) fn append_proof(&mut self) -> Result<()> {
+        self.check_open()?;
+        self.payload();
+        self.write_record(KIND_MARK)?;
+        self.file.sync_data().map_err(|error| Error::Poisoned {
+            reason: Error::io("sync", &self.path, error).to_string(),
+        })?;
+        self.mark_durable(self.end);
+        self.append_mark()
+    }
+
     /// Appends a record that takes the next sequence number and changes nothing: for a change that
     /// is ordered among the operations and recorded elsewhere.
     pub(crate) fn append_skip(&mut self) -> Result<()> {
@@ -216,9 +250,13 @@ impl LogWriter {
     }
 
     /// Up to where they are known to survive power loss.
-    #[cfg(test)]
     pub(crate) fn durable(&self) -> u64 {
         self.durable
+    }
+
+    /// The furthest durable point that a record mentions.
+    pub(crate) fn mentioned(&self) -> u64 {
+        self.mentioned
     }
 
     /// Whether an append failed, so that a new log must be begun.

@@ -82,9 +82,8 @@ pub fn databases(golden: &Files) -> Vec<Damaged> {
 }
 
 fn reseal_record(file: &mut [u8], log: &Log, i: usize) {
-    let record = &log.records[i];
-    let end = log.records.get(i + 1).map_or(log.end, |next| next.offset);
-    let sum = checksum(log.salt, record.offset as u64, &file[record.offset + 8..end]);
+    let record = log.groups()[i];
+    let sum = checksum(log.salt, record.offset as u64, &file[record.offset + 8..record.end]);
     put(file, record.offset, &sum.to_le_bytes());
 }
 
@@ -97,14 +96,14 @@ fn reseal_header(file: &mut [u8], salt: u64) {
 fn damaged_logs(store: &Store, cases: &mut Vec<Damaged>) {
     let (name, log) = &store.logs[0];
     let salt = log_salt(&store.files[MANIFEST]);
-    let at = |i: usize| log.records[i].offset;
+    let at = |i: usize| log.groups()[i].offset;
     let opening = |kind, at| Expected::new("open", kind, at);
     let mut add = |case: &str, defect: &str, expected, damage: &dyn Fn(&mut Vec<u8>)| {
         cases.push(store.edited(case, defect, expected, name, damage));
     };
     let parts = [("checksum", 1, 2), ("length", 2, 8), ("kind", 2, 13), ("seqno", 1, 14)];
     for (part, i, byte) in parts.into_iter().chain([("durable", 1, 22), ("payload", 2, 30)]) {
-        let defect = format!("the log, record {i}: a bit flipped at its byte {byte} ({part})");
+        let defect = format!("the log, group {i}: a bit flipped at its byte {byte} ({part})");
         let expected = opening("corruption", at(i));
         add(&format!("log-{part}"), &defect, expected, &|file| file[at(i) + byte] ^= 1);
     }
@@ -115,7 +114,7 @@ fn damaged_logs(store: &Store, cases: &mut Vec<Damaged>) {
         ("seqno-resealed", 14, 9, "corruption"),
     ];
     for (case, byte, new, kind) in resealed {
-        let defect = format!("the log, record 1: {new} at its byte {byte}, the checksum fits");
+        let defect = format!("the log, group 1: {new} at its byte {byte}, the checksum fits");
         add(&format!("log-{case}"), &defect, opening(kind, at(1)), &|file| {
             file[at(1) + byte] = new;
             reseal_record(file, log, 1);
@@ -138,12 +137,13 @@ fn damaged_logs(store: &Store, cases: &mut Vec<Damaged>) {
     add("log-empty", "nothing is left of the log", opening("corruption", 0), &|file| file.clear());
     // What the mark says is gone with it: the promise ends at the last durable point mentioned by a
     // record that survives.
-    let last = log.records.len() - 2;
-    let defect = "the log, last record and mark: cut in the middle";
+    let last = log.groups().len() - 1;
+    let mark = log.records.last().expect("a mark").offset;
+    let defect = "the log: cut in the middle of the last record before the marks";
     let expected = opening("torn", at(last)).keys([0, 1, 0]);
     add("torn-without-mark", defect, expected, &|file| file.truncate(at(last) + 40));
     let defect = "the log: the mark at its end was cut";
-    let expected = opening("torn", at(last + 1)).keys([0, 0, 0]);
+    let expected = opening("torn", mark).keys([0, 0, 0]);
     add("torn-mark", defect, expected, &|file| file.truncate(log.end - 1));
     cases.push(store.case(
         "log-missing",
@@ -160,9 +160,9 @@ fn damaged_logs(store: &Store, cases: &mut Vec<Damaged>) {
 fn damaged_chains(store: &Store, cases: &mut Vec<Damaged>) {
     let [(first, older), (second, newer)] = &store.logs[..] else { panic!("two logs") };
     let opening = |kind, at| Expected::new("open", kind, at);
-    let at = |i: usize| newer.records[i].offset;
+    let at = |i: usize| newer.groups()[i].offset;
     let older_last = older.records.last().expect("a record").offset;
-    let last = newer.records.len() - 1;
+    let last = newer.groups().len() - 1;
 
     let defect = "the older log: a bit flipped in its header";
     let expected = opening("corruption", 0);
@@ -189,16 +189,18 @@ fn damaged_chains(store: &Store, cases: &mut Vec<Damaged>) {
     let defect = "the newer log: records 1 and 2 swapped";
     let expected = opening("corruption", at(1));
     cases.push(store.edited("records-swapped", defect, expected, second, |file| {
-        let (one, two, end) = (at(1), at(2), at(3));
-        assert_eq!(two - one, end - two);
-        file[one..end].rotate_left(two - one);
+        let [one, two] = [newer.groups()[1], newer.groups()[2]];
+        assert_eq!(one.end - one.offset, two.end - two.offset);
+        let (front, back) = file.split_at_mut(two.offset);
+        front[one.offset..one.end].swap_with_slice(&mut back[..two.end - two.offset]);
     }));
     let defect = "the newer log: record 2 is that of the older log";
     let expected = opening("corruption", at(2));
     cases.push(store.edited("record-of-another-log", defect, expected, second, |file| {
-        let (from, to) = (older.records[2].offset, older.records[3].offset);
+        let (from, to) = (older.groups()[2].offset, older.groups()[2].end);
         let record = &store.files[first][from..to];
-        put(file, at(2), &record[..record.len().min(at(3) - at(2))]);
+        let room = newer.groups()[2].end - at(2);
+        put(file, at(2), &record[..record.len().min(room)]);
     }));
     let expected = || opening("torn", at(last)).keys([0, 1, 0]);
     let defect = "the newer log is cut in the middle of its last record, which was not synced";
@@ -217,7 +219,7 @@ fn damaged_chains(store: &Store, cases: &mut Vec<Damaged>) {
     let defect = "the newer log: a bit flipped in its last record but one, which was synced";
     let expected = opening("corruption", at(last - 1));
     cases.push(store.edited("log-last-synced", defect, expected, second, |file| {
-        file[at(last) - 2] ^= 1;
+        file[newer.groups()[last - 1].end - 2] ^= 1;
     }));
 }
 
@@ -262,15 +264,15 @@ fn damaged_manifests(store: &Store, cases: &mut Vec<Damaged>) {
         file[one + 26] ^= 1;
         file[two + 26] ^= 1;
     });
-    // As if a crash had come before it was synced: the three cleared keys are back.
-    let torn = || opening("torn", last_first).keys([0, 0, 3]);
+    // The log says that the edit was durable, so this is not as if a crash had come before.
+    let lost = || opening("corruption", 0);
     let defect = "the last edit, a clear: a bit flipped in both copies";
-    add("last-both-copies", defect, torn(), &|file| {
+    add("last-both-copies", defect, lost(), &|file| {
         file[last_first + 26] ^= 1;
         file[last_second + 26] ^= 1;
     });
     let defect = "the last edit, a clear: its first copy is cut";
-    add("cut-first-copy", defect, torn(), &|file| file.truncate(last_first + 10));
+    add("cut-first-copy", defect, lost(), &|file| file.truncate(last_first + 10));
     let defect = "30 bytes that are no record behind the end";
     add("garbage", defect, opening("torn", end).keys([0, 0, 0]), &|file| file.extend([0x5a; 30]));
     let defect = "edits 1 and 2 swapped";

@@ -20,11 +20,15 @@ pub struct Op {
 #[derive(Clone, Debug)]
 pub struct Record {
     pub offset: usize,
+    /// Where it ends.
+    pub end: usize,
     pub kind: u8,
     pub seqno: u64,
     /// What was known durable; `None` if that is too far back.
     pub durable: Option<usize>,
     pub batches: Vec<Vec<Op>>,
+    /// The edit of the manifest that it says is durable.
+    pub edit: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -42,6 +46,13 @@ pub struct Log {
     pub last: u64,
     /// Whether anything but zeros follows.
     pub torn: bool,
+}
+
+impl Log {
+    /// The commit groups.
+    pub fn groups(&self) -> Vec<&Record> {
+        self.records.iter().filter(|record| record.kind == 1).collect()
+    }
 }
 
 /// The salt that binds logs to their database: the UUID in its manifest, folded.
@@ -94,6 +105,7 @@ fn read_record(file: &[u8], salt: u64, offset: usize) -> Option<(Record, usize)>
     let durable = (back != u64::from(u32::MAX))
         .then(|| offset.checked_sub(back as usize).expect("not before the file"));
     let mut batches = Vec::new();
+    let mut edit = 0;
     if kind == 1 {
         let mut input = Input::new(&file[offset + 26..end]);
         while !input.is_empty() {
@@ -102,10 +114,12 @@ fn read_record(file: &[u8], salt: u64, offset: usize) -> Option<(Record, usize)>
             batches.push((0..count).map(|_| read_op(&mut input)).collect());
         }
         assert!(!batches.is_empty());
+    } else if kind == 0x81 && length == 8 {
+        edit = u64_at(file, offset + 26);
     } else {
         assert!(kind & 0x80 != 0 || (matches!(kind, 2 | 3) && length == 0));
     }
-    Some((Record { offset, kind, seqno, durable, batches }, end))
+    Some((Record { offset, end, kind, seqno, durable, batches, edit }, end))
 }
 
 fn read_op(input: &mut Input<'_>) -> Op {
@@ -311,6 +325,10 @@ pub fn contents_without(files: &Files, missing: &str) -> Contents {
     for log in chain(files, manifest.log_floor) {
         let mut seqno = log.before;
         for record in log.records {
+            assert!(
+                record.edit <= manifest.edits.last().map_or(0, |last| last.0),
+                "no edit is lost"
+            );
             seqno += u64::from(record.kind == 3);
             for op in record.batches.into_iter().flatten() {
                 seqno += 1;
