@@ -26,9 +26,39 @@ pub fn uuid_salt(uuid: &[u8; 16]) -> u64 {
     (n as u64) ^ ((n >> 64) as u64)
 }
 
+/// Flips each bit of the first `len` of these bytes in turn until `accept` takes them. Where a 64-bit
+/// checksum covers these, what is accepted is what was written: one flipped bit is mended. Costs a call
+/// for each bit, so it is for headers.
+pub fn mend_one_bit<T>(
+    bytes: &[u8],
+    len: usize,
+    mut accept: impl FnMut(&[u8]) -> Option<T>,
+) -> Option<T> {
+    let mut copy = bytes.to_vec();
+    for at in 0..len {
+        for bit in 0..8 {
+            copy.get_mut(at).into_iter().for_each(|byte| *byte ^= 1 << bit);
+            if let Some(accepted) = accept(&copy) {
+                return Some(accepted);
+            }
+            copy.get_mut(at).into_iter().for_each(|byte| *byte ^= 1 << bit);
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_flipped_bit_is_mended_and_two_are_not() {
+        let sum = checksum(7, 0, b"header");
+        let accept = |bytes: &[u8]| (checksum(7, 0, bytes) == sum).then(|| bytes.to_vec());
+        assert_eq!(mend_one_bit(b"heaeer", 6, accept).as_deref(), Some(&b"header"[..]));
+        assert_eq!(mend_one_bit(b"heaeeq", 6, accept), None);
+        assert_eq!(mend_one_bit(b"headeq", 5, accept), None);
+    }
 
     #[test]
     fn file_position_and_bytes_all_count() {

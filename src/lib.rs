@@ -59,9 +59,10 @@ pub mod vfs;
 
 pub use compression::Compression;
 pub use db::{
-    Background, Builder, Compaction, DEFAULT_KEYSPACE, Db, Durability, IterOptions, KeyMapStats,
-    Keyspace, KeyspaceStats, LevelStats, MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, ReadStats,
-    SegmentReport, SegmentSummary, Snapshot, Stats, WriteBatch,
+    Background, Builder, Compaction, DEFAULT_KEYSPACE, DamagedPlace, DatabaseReport, Db,
+    Durability, IterOptions, KeyMapStats, Keyspace, KeyspaceStats, LevelStats, LogReport,
+    LostPlace, MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, ReadStats, RepairReport, SavedKeyspace,
+    SegmentReport, SegmentSummary, Snapshot, Stats, Uncertainty, WriteBatch,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use iter::RangeIter;

@@ -402,6 +402,96 @@ fn verify_finds_a_damaged_block_and_the_rest_stays_readable() {
     assert!(rows > UNICODE_ROWS * 9 / 10, "{rows} rows can be read");
 }
 
+/// The files of the database `db` with their content.
+fn files_of(place: &Place) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = fs::read_dir(place.path("db")).expect("the database is a directory");
+    let mut files: Vec<_> = entries
+        .map(|entry| entry.expect("it can be listed").path())
+        .map(|path| (path.clone(), fs::read(&path).expect("it can be read")))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn verify_reads_logs_and_manifest_and_changes_nothing() {
+    let place = Place::new();
+    for n in 0..9 {
+        place.ok(&["set", "db", &format!("key {n}"), "value", "--sync"]);
+    }
+    let before = files_of(&place);
+    let sound = place.json(&["verify", "db"]);
+    assert_eq!((&sound["damaged"], &sound["damage"]), (&json!(false), &json!([])));
+    assert!(sound["logs"][0]["sound_records"].as_u64() > Some(0), "{sound}");
+    assert!(files_of(&place) == before, "verifying changes nothing");
+
+    let log = before.iter().find(|(path, _)| path.extension().is_some_and(|e| e == "wal"));
+    let (log, mut bytes) = log.expect("there is a log").clone();
+    let at = bytes.windows(3).position(|part| part == b"key").expect("a record");
+    bytes[at] ^= 1;
+    fs::write(&log, &bytes).expect("it can be written");
+    place.fails(1, &["scan", "db"]);
+    let run = place.run(&["verify", "db", "--json"]);
+    let report: Value = serde_json::from_slice(&run.out).expect("a JSON document");
+    assert_eq!((run.code, &report["damaged"]), (4, &json!(true)));
+    let damaged = &report["damage"][0];
+    assert_eq!(damaged["file"], json!(Path::new("db").join(log.file_name().expect("a name"))));
+    assert!(damaged["offset"].as_u64().is_some_and(|offset| (offset as usize) < at), "{damaged}");
+
+    fs::write(place.path("db/MANIFEST"), "x").expect("it can be written");
+    let run = place.run(&["verify", "db"]);
+    let out = String::from_utf8_lossy(&run.out);
+    assert!(run.code == 4 && out.contains("MANIFEST: damaged at byte 0"), "{run:?}");
+    place.fails(1, &["verify", "nothing"]);
+}
+
+#[test]
+fn repair_saves_everything_but_the_damaged_block() {
+    let place = Place::new();
+    place.import_unicode();
+    place.ok(&["set", "db", "k", "v", "--keyspace", "other"]);
+    place.ok(&["compact", "db"]);
+    let all = place.ok(&["scan", "db"]);
+    let whole = place.json(&["repair", "db", "whole"]);
+    assert_eq!(whole["complete"], json!(true));
+    assert!(place.ok(&["scan", "whole"]) == all);
+
+    let segment = place.segments().into_iter().max_by_key(|path| fs::metadata(path).unwrap().len());
+    let segment = segment.expect("compacting leaves a segment");
+    let mut bytes = fs::read(&segment).expect("it can be read");
+    bytes[5 * 4096 + 100] ^= 1;
+    fs::write(&segment, &bytes).expect("it can be written");
+    let before = files_of(&place);
+    let run = place.run(&["repair", "db", "new", "--json"]);
+    let report: Value = serde_json::from_slice(&run.out).expect("a JSON document");
+    assert_eq!((run.code, &report["complete"]), (4, &json!(false)), "{run:?}");
+    assert!(files_of(&place) == before, "repair changes nothing");
+    let lost = report["lost"].as_array().expect("a list");
+    assert_eq!(lost.len(), 1);
+    let key = |name: &str| lost[0][name].as_str().expect("a key").to_owned();
+    let (above, up_to) = (key("above_key"), key("up_to_key"));
+    let expected: String = all
+        .lines()
+        .filter(|row| {
+            let key = row.split('\t').next().expect("a key");
+            key <= above.as_str() || key > up_to.as_str()
+        })
+        .map(|row| format!("{row}\n"))
+        .collect();
+    assert!(place.ok(&["scan", "new"]) == expected && expected.len() < all.len());
+    let saved = report["keyspaces"][0]["keys"].as_u64();
+    assert_eq!(saved, Some(expected.lines().count() as u64));
+    assert_eq!(place.ok(&["get", "new", "k", "--keyspace", "other"]), "v\n");
+    place.ok(&["verify", "new"]);
+
+    let run = place.run(&["repair", "db", "third"]);
+    let out = String::from_utf8_lossy(&run.out);
+    assert!(run.code == 4 && out.contains("lost: db") && out.contains("keys saved"), "{run:?}");
+    let message = place.fails(1, &["repair", "db", "third"]);
+    assert!(message.contains("empty"), "{message}");
+    place.fails(2, &["repair", "db"]);
+}
+
 #[test]
 fn a_segment_shows_how_it_is_built() {
     let place = Place::new();

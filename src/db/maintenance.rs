@@ -1,4 +1,4 @@
-//! What a user can ask to be done to the whole database: keyspaces, flush, compaction, checks.
+//! What a user can ask to be done to the whole database: keyspaces, flush, compaction.
 
 use super::commit::Writer;
 use super::keyspace::MAX_KEYSPACE_NAME;
@@ -8,25 +8,12 @@ use super::{DEFAULT_ID, Inner, ReadState};
 use crate::compaction::{Busy, Job, KeyRange, Mood, Situation};
 use crate::error::{Error, Result};
 use crate::hash::keyspace_seed;
-use crate::segment::VerifyReport;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::types::{KeyspaceId, SegmentId, SeqNo};
-use crate::version::{Change, Edit, Manifest, RunNo, Segment, Tree, Version};
+use crate::version::{Change, Edit, RunNo, Segment, Tree, Version};
 use std::ops::Bound;
-use std::path::PathBuf;
 use std::time::Duration;
-
-/// What [`Db::verify`](crate::Db::verify) found in one segment.
-#[derive(Clone, Debug)]
-pub struct SegmentReport {
-    /// The file.
-    pub file: PathBuf,
-    /// The name of its keyspace.
-    pub keyspace: String,
-    /// What was read and what was damaged.
-    pub report: VerifyReport,
-}
 
 impl Inner {
     pub(super) fn next_ids(&self, keyspace: KeyspaceId) -> Change {
@@ -103,7 +90,7 @@ impl Inner {
         });
     }
 
-    fn check_open(&self) -> Result<()> {
+    pub(super) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 
@@ -347,34 +334,5 @@ impl Inner {
             drop(state);
             self.progress.wait_for(&mut background, Duration::from_millis(100));
         }
-    }
-
-    pub(super) fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<SegmentReport>> {
-        self.check_open()?;
-        {
-            // No edit is appended while the manifest is read.
-            let _committer = self.committer.lock();
-            let (_, notices) = Manifest::inspect(&self.home.env, &self.home.dir)?;
-            for notice in notices {
-                tracing::warn!(%notice, "found in the manifest");
-            }
-        }
-        let state = self.state.load_full();
-        let all: Vec<_> =
-            state.version.trees.values().flat_map(|t| t.segments().cloned()).collect();
-        let total: u64 = all.iter().map(|s| s.meta.file_len).sum();
-        let names = self.keyspaces.lock().clone();
-        let name = |id| names.values().find(|c| c.id == id).map_or("", |c| &c.name).to_owned();
-        let mut reports = Vec::with_capacity(all.len());
-        let mut done = 0;
-        for segment in all {
-            let mut inside = |at: u64, _| progress(done + at, total);
-            let report = segment.reader().verify_with(&mut inside)?;
-            done += segment.meta.file_len;
-            progress(done, total);
-            let (file, keyspace) = (segment.path(), name(segment.meta.keyspace));
-            reports.push(SegmentReport { file, keyspace, report });
-        }
-        Ok(reports)
     }
 }

@@ -25,17 +25,22 @@ mod open;
 mod options;
 mod point;
 mod read;
+mod repair;
+mod repair_cursor;
+mod repair_report;
 mod snapshot;
 mod stats;
+mod verify;
 
 pub use batch::{MAX_BATCH_BYTES, WriteBatch};
 pub use keyspace::{DEFAULT_KEYSPACE, Keyspace, MAX_KEYSPACE_NAME};
 pub use layout::SegmentSummary;
-pub use maintenance::SegmentReport;
 pub use options::{Background, Builder, Compaction, Durability, IterOptions};
 pub use point::ReadStats;
+pub use repair_report::{LostPlace, RepairReport, SavedKeyspace, Uncertainty};
 pub use snapshot::Snapshot;
 pub use stats::{KeyMapStats, KeyspaceStats, LevelStats, Stats};
+pub use verify::{DamagedPlace, DatabaseReport, LogReport, SegmentReport};
 
 use crate::compaction::Strategy;
 use crate::error::{Error, Result};
@@ -474,15 +479,18 @@ impl Db {
         self.inner().stats()
     }
 
-    /// Reads every byte of the manifest and of every live segment and checks it. `progress` is called with the bytes
-    /// done and the bytes in all. Damage is reported, not returned as an error; reads and writes go
-    /// on meanwhile.
+    /// Reads every byte of the manifest, of the logs that are still needed and of every live segment,
+    /// and checks it. `progress` is called with the bytes done and the bytes in all. Damage is reported,
+    /// not returned as an error; reads and writes go on meanwhile: what they add later is not looked at.
+    ///
+    /// Costs a read of all files, and memory for the longest record of a log and for 8 bytes a key of
+    /// the largest segment. Writers wait while the logs are opened. [`Builder::verify`] does the same
+    /// for a database that is not open, or cannot be opened.
     ///
     /// # Errors
     ///
-    /// [`Error::Corruption`] if the manifest is damaged beyond what its second copies mend;
-    /// [`Error::Io`] if a file cannot be read at all.
-    pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<SegmentReport>> {
+    /// [`Error::Closed`]; [`Error::Io`] if a file cannot be opened; [`Error::UnsupportedFormat`].
+    pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<DatabaseReport> {
         self.inner().verify(progress)
     }
 
@@ -516,6 +524,8 @@ mod tests;
 
 #[cfg(test)]
 mod found_tests;
+#[cfg(test)]
+mod repair_tests;
 
 #[cfg(test)]
 mod strategy_tests;

@@ -30,7 +30,7 @@ use crate::wal::{
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-const LOCK_NAME: &str = "LOCK";
+pub(super) const LOCK_NAME: &str = "LOCK";
 
 /// A recovered memtable is flushed rather than filled on once it stands for so many logs.
 const MAX_REPLAYED_LOGS: usize = 8;
@@ -89,7 +89,7 @@ fn lock_directory(dir: &Path, options: &Options) -> Result<Box<dyn VfsLock>> {
 
 /// Creates a directory and the missing ones above it, durably but for the last entry, which
 /// `create` syncs.
-fn create_dirs(env: &Env, dir: &Path) -> Result<()> {
+pub(super) fn create_dirs(env: &Env, dir: &Path) -> Result<()> {
     let mut missing = Vec::new();
     for ancestor in dir.ancestors().skip(1).filter(|a| !a.as_os_str().is_empty()) {
         if env.vfs.exists(ancestor).map_err(|e| Error::io("look for", ancestor, e))? {

@@ -5,7 +5,7 @@
 //! file; compression, filter and size options act on files written from then on. The key-hash seed
 //! and the keyspaces are the database's own and are in its manifest.
 
-use super::Db;
+use super::{DatabaseReport, Db, RepairReport};
 use crate::compaction::{ALPHA_BUSY, ALPHA_CALM, Fifo, LazyLeveling, Leveled, Strategy, Tiered};
 use crate::compression::Compression;
 use crate::error::{Error, Result};
@@ -305,6 +305,56 @@ impl Builder {
     pub fn open(self) -> Result<Db> {
         self.options.validate()?;
         Db::open_with(&self.path, self.options)
+    }
+
+    /// Reads every byte of a database that is not open and checks it: the manifest, the logs that are
+    /// needed and every live segment. Changes nothing, and needs nothing to be sound: it works on
+    /// databases that [`open`](Self::open) refuses. `progress` is called with the bytes done and the
+    /// bytes in all.
+    ///
+    /// What the manifest needs and is missing is damage; so is a manifest that cannot be read: then every
+    /// segment file in the directory is verified alone. A torn end of the logs, as any crash may leave, is
+    /// a notice. Costs and memory as [`Db::verify`]. Of the options only the environment matters. The
+    /// directory is locked; where it has no lock file, an empty one is created.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] if the database is open; [`Error::NotADatabase`] if there is none;
+    /// [`Error::UnsupportedFormat`] for one that a newer version wrote; [`Error::Io`] if a file cannot
+    /// be opened. Damage is in the report.
+    pub fn verify(self, progress: &mut dyn FnMut(u64, u64)) -> Result<DatabaseReport> {
+        super::verify::verify_closed(&self.path, &self.options.env, progress)
+    }
+
+    /// Reads a damaged database and writes a new one at `target`, with everything that can be saved.
+    /// The damaged one is not changed. `progress` is called with the bytes read and the bytes in all.
+    ///
+    /// Saved are the newest versions of all keys: of each live segment every entry of every sound block, and
+    /// every sound record of the logs, those behind damage too. Keyspaces keep their names; clears and
+    /// removals are heeded. Where a lost block may have hidden an older value, or hidden it by a removal,
+    /// that is kept, and the report says of which keys this is so. If the manifest cannot be read, all
+    /// segment files are taken: then names of keyspaces are lost, clears are forgotten, and keys that
+    /// were removed may be back.
+    ///
+    /// `target` must not exist, or be an empty directory. It is synced and closed when this returns. Until
+    /// then it has a file `UNFINISHED` and no manifest, and cannot be opened: so it is after an error or a
+    /// crash, and then to be removed by hand. The new database is written with the options of this builder.
+    /// Costs a read of the damaged database and a write of the new one, and memory for what is in the
+    /// logs. The directory is locked; where it has no lock file, an empty one is created.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`]; [`Error::Locked`] if the database is open; [`Error::NotADatabase`] if
+    /// there is none, or the target is not empty; [`Error::UnsupportedFormat`] if a newer version, or
+    /// a build with a codec that is missing here, wrote it; [`Error::Io`] if a file cannot be opened, or
+    /// the target cannot be written. Damage is in the report.
+    pub fn repair_into(
+        self,
+        target: impl AsRef<Path>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<RepairReport> {
+        self.options.validate()?;
+        super::repair::repair(&self.path, &self.options, target.as_ref(), progress)
     }
 }
 

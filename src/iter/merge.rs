@@ -52,6 +52,12 @@ impl MergeCursor {
         MergeCursor { sources, current: None, runner_up: None, forward: true }
     }
 
+    /// Which source is at the entry shown, if any: its place in what `new` was given. Of sources
+    /// that hold the same version of a key, the first is shown first, going forward.
+    pub(crate) fn source(&self) -> Option<usize> {
+        self.current
+    }
+
     fn ahead(&self, a: usize, b: usize) -> bool {
         let order = self.sources[a].cmp(&self.sources[b]);
         if self.forward { order == Ordering::Less } else { order == Ordering::Greater }

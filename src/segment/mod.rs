@@ -43,6 +43,9 @@ mod point;
 mod properties;
 mod range;
 mod reader;
+mod salvage;
+#[cfg(test)]
+mod salvage_tests;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -59,6 +62,7 @@ pub(crate) use point::PointIndex;
 pub use properties::Properties;
 pub use range::SegmentRange;
 pub use reader::SegmentReader;
+pub(crate) use salvage::{Salvage, SalvageCursor, Told};
 pub use verify::{Damage, VerifyReport};
 pub use writer::SegmentWriter;
 

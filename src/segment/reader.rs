@@ -155,6 +155,17 @@ impl SegmentReader {
         Ok(SegmentReader { inner: Arc::new(inner) })
     }
 
+    /// A reader with metadata that was put together from what can be read of a damaged file.
+    pub(super) fn salvaging(
+        source: Arc<dyn FileSource>,
+        path: PathBuf,
+        meta: SegmentMetadata,
+    ) -> SegmentReader {
+        let (meta, points) = (Arc::new(meta), PointIndex::Filter);
+        let inner = Inner { source, path, meta, cache: None, frames: None, points };
+        SegmentReader { inner: Arc::new(inner) }
+    }
+
     /// What was loaded so far, to open the same file again with.
     #[must_use]
     pub fn metadata(&self) -> Arc<SegmentMetadata> {

@@ -29,7 +29,7 @@ pub(crate) const MANIFEST_NEW_NAME: &str = "MANIFEST.new";
 
 const MAGIC: &[u8; 8] = b"ASHLRMAN";
 const VERSION: u32 = 1;
-const HEADER_LEN: usize = 64;
+pub(super) const HEADER_LEN: usize = 64;
 const RECORD_HEADER_LEN: usize = 24;
 
 /// A manifest shorter than this is not worth replacing, in bytes.
@@ -118,7 +118,8 @@ impl Manifest {
         Ok((unsettled.settle(&state)?, state, notices))
     }
 
-    /// Reads the state without changing anything; for tools. The strings are as for `open`.
+    /// Reads the state without changing anything; for tests. The strings are as for `open`.
+    #[cfg(test)]
     pub(crate) fn inspect(env: &Env, dir: &Path) -> Result<(ManifestState, Vec<String>)> {
         let path = dir.join(MANIFEST_NAME);
         let file =
@@ -284,7 +285,7 @@ fn remove_new(env: &Env, dir: &Path) -> Result<()> {
     }
 }
 
-fn read_all(file: &dyn VfsFile, path: &Path) -> Result<Vec<u8>> {
+pub(super) fn read_all(file: &dyn VfsFile, path: &Path) -> Result<Vec<u8>> {
     let read = || {
         let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let mut bytes = vec![0; len];

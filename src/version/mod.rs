@@ -19,6 +19,7 @@ mod live;
 mod manifest;
 #[cfg(test)]
 mod manifest_tests;
+mod salvage;
 mod state;
 #[cfg(test)]
 mod state_tests;
@@ -27,7 +28,8 @@ pub(crate) use edit::{Change, Edit, RunNo, SegmentMeta};
 pub use fuzz::manifest_bytes;
 pub(crate) use live::{
     LEVELS, LiveSegments, Run, RunCursor, Segment, SegmentHome, Tree, Version,
-    parse_segment_file_name, remove_leftovers,
+    parse_segment_file_name, remove_leftovers, segment_file_name,
 };
 pub(crate) use manifest::{MANIFEST_NAME, MANIFEST_NEW_NAME, Manifest};
+pub(crate) use salvage::{Salvaged, salvage_manifest};
 pub(crate) use state::ManifestState;

@@ -172,6 +172,11 @@ impl RecordHeader {
     }
 }
 
+/// The edit of the manifest that a witness mentions; zero if its payload is of another length.
+pub(super) fn witnessed(payload: &[u8]) -> u64 {
+    payload.try_into().map_or(0, u64::from_le_bytes)
+}
+
 /// Fills in the header of `record`, whose payload is there already, for `offset` of its log.
 pub(super) fn seal_record(
     record: &mut [u8],

@@ -18,8 +18,8 @@
 //!   **The limit of that:** damage to records behind the last durable point that a surviving record
 //!   mentions looks like a torn tail. [`LogWriter::append_mark`] after a sync moves that point.
 //!
-//! [`LogWriter`] writes one log, [`replay`] reads them back at open. Called by `db`. A writer
-//! belongs to one thread at a time; its file may be synced from another (see [`LogWriter::file`]).
+//! [`LogWriter`] writes one log, [`replay`] reads them back at open, [`LogFiles`] reads past damage, to
+//! verify and to repair. Called by `db`. A writer belongs to one thread at a time; its file may be synced from another (see [`LogWriter::file`]).
 
 #[cfg(test)]
 mod fault_tests;
@@ -28,7 +28,9 @@ pub(crate) mod faulty;
 mod format;
 mod fuzz;
 mod ops;
+mod patient;
 mod replay;
+mod salvage;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -38,4 +40,5 @@ pub use fuzz::wal_bytes;
 pub(crate) use ops::{Op, Ops, encode_op};
 pub use replay::Recovery;
 pub(crate) use replay::{Replayed, remove_logs, replay};
+pub(crate) use salvage::{LogFiles, Walk, open_logs};
 pub(crate) use writer::LogWriter;

@@ -15,7 +15,7 @@
 
 use super::format::{
     HEADER_LEN, KIND_GROUP, KIND_MARK, KIND_OPTIONAL, KIND_SKIP, KIND_WITNESS, LogHeader,
-    RECORD_HEADER_LEN, RecordHeader, log_file_name, parse_log_file_name, verifies,
+    RECORD_HEADER_LEN, RecordHeader, log_file_name, parse_log_file_name, verifies, witnessed,
 };
 use super::ops::{Op, batches};
 use crate::error::{Error, Malformed, Result};
@@ -27,11 +27,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// How much of a log is read at once, in bytes; more for a longer record.
-const PIECE: u64 = 256 * 1024;
+pub(super) const PIECE: u64 = 256 * 1024;
 
 /// How many times its own length of a log may be hashed in search of evidence. An honest log needs
 /// far less than once; values that imitate record headers could ask for the square.
-const HASHED_MAX: u64 = 64;
+pub(super) const HASHED_MAX: u64 = 64;
 
 /// What opening a database does about a write-ahead log that does not end cleanly.
 ///
@@ -157,10 +157,10 @@ pub(crate) fn remove_logs(env: &Env, dir: &Path, ids: &[LogId]) -> Result<()> {
 }
 
 /// A log file and its length when it was opened.
-struct LogFile {
-    path: PathBuf,
-    file: Arc<dyn VfsFile>,
-    len: u64,
+pub(super) struct LogFile {
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<dyn VfsFile>,
+    pub(super) len: u64,
 }
 
 /// The logs from the floor on. Without a header: the header does not verify.
@@ -261,12 +261,12 @@ impl Logs {
 }
 
 /// Where the replay of a log stopped, and why.
-struct Stop {
+pub(super) struct Stop {
     offset: u64,
-    why: Why,
+    pub(super) why: Why,
 }
 
-enum Why {
+pub(super) enum Why {
     /// The log is at its end.
     End,
     /// The log ends too early, as a crash leaves it.
@@ -304,7 +304,7 @@ fn replay_log(
                 if record.kind == KIND_SKIP {
                     seqno.0 += 1;
                 } else if record.kind == KIND_WITNESS {
-                    let edit = bytes.first_chunk().map_or(0, |edit| u64::from_le_bytes(*edit));
+                    let edit = witnessed(bytes);
                     done.manifest_edit = done.manifest_edit.max(edit);
                 } else if ops > 0 {
                     for batch in batches(bytes) {
@@ -333,7 +333,7 @@ fn replay_log(
 
 /// How many operations a record that verifies holds, if they follow operation `last` and are all
 /// sound: nothing is delivered before that is known.
-fn decode_record(
+pub(super) fn decode_record(
     record: &RecordHeader,
     payload: &[u8],
     offset: u64,
@@ -375,7 +375,7 @@ fn decode_record(
 
 /// Decides what it means that no record verifies at `offset` of a log, where one is expected or the
 /// log may end.
-fn judge(
+pub(super) fn judge(
     header: &LogHeader,
     log: &LogFile,
     later: &[(LogHeader, &LogFile)],
@@ -416,7 +416,7 @@ impl LogFile {
     }
 
     /// Whether there are only zeros from `offset` to the end of the file.
-    fn is_zero_from(&self, mut offset: u64) -> Result<bool> {
+    pub(super) fn is_zero_from(&self, mut offset: u64) -> Result<bool> {
         let mut pieces = Pieces::new(self);
         while offset < self.len {
             let n = PIECE.min(self.len - offset);
@@ -467,19 +467,19 @@ impl LogFile {
 }
 
 /// Reads a file in pieces, so that small records cost no call each and large ones fit.
-struct Pieces<'a> {
+pub(super) struct Pieces<'a> {
     log: &'a LogFile,
     start: u64,
     bytes: Vec<u8>,
 }
 
 impl<'a> Pieces<'a> {
-    fn new(log: &'a LogFile) -> Self {
+    pub(super) fn new(log: &'a LogFile) -> Self {
         Pieces { log, start: 0, bytes: Vec::new() }
     }
 
     /// The `n` bytes at `offset`; `None` if the file is too short.
-    fn get(&mut self, offset: u64, n: u64) -> Result<Option<&[u8]>> {
+    pub(super) fn get(&mut self, offset: u64, n: u64) -> Result<Option<&[u8]>> {
         let Some(end) = offset.checked_add(n).filter(|end| *end <= self.log.len) else {
             return Ok(None);
         };
@@ -503,7 +503,11 @@ impl<'a> Pieces<'a> {
     }
 
     /// The header and payload of the record at `offset`, if one verifies there.
-    fn record(&mut self, salt: u64, offset: u64) -> Result<Option<(RecordHeader, &[u8])>> {
+    pub(super) fn record(
+        &mut self,
+        salt: u64,
+        offset: u64,
+    ) -> Result<Option<(RecordHeader, &[u8])>> {
         let Some(bytes) = self.get(offset, RECORD_HEADER_LEN as u64)? else { return Ok(None) };
         let Some(header) = RecordHeader::decode(bytes) else { return Ok(None) };
         let Some(bytes) = self.get(offset, header.len())? else { return Ok(None) };

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 fine, 1 an error in the data, the input or the system, 2 wrong usage, 3 no such key, \
-4 verify found damage, 5 the database is open elsewhere.";
+4 verify found damage, or repair could not save everything, 5 the database is open elsewhere.";
 
 const FORMATS: &str = "\
 Formats:
@@ -44,6 +44,7 @@ pub enum Command {
     Stats(Stats),
     Compact(Compact),
     Verify(Verify),
+    Repair(Repair),
     Segment(Segment),
     /// List, create or drop keyspaces.
     #[command(subcommand)]
@@ -264,10 +265,26 @@ pub struct Compact {
 }
 
 /// Read every byte and check it. Damage gives exit code 4 and a line for each damaged place.
+///
+/// Nothing is changed, and a database that cannot be opened can be verified too.
 #[derive(Debug, clap::Args)]
 pub struct Verify {
     /// A database directory, or a single segment file.
     pub path: PathBuf,
+}
+
+/// Save everything that can be read of a damaged database into a new one.
+///
+/// The damaged one is not changed. Where newer data is lost, older values are kept, and removed keys may
+/// be back: the report says which keys this may concern. Exit code 0 if everything was saved as it
+/// was, 4 if something was lost or cannot be known.
+#[derive(Debug, clap::Args)]
+pub struct Repair {
+    /// The damaged database directory.
+    pub db: PathBuf,
+    /// The directory of the new database, which must be empty or not exist. It cannot be opened before
+    /// the repair is complete; after a failure, remove it.
+    pub new: PathBuf,
 }
 
 /// Show how a segment file is built: properties, padding, sections, blocks.

@@ -16,7 +16,7 @@ pub enum Failure {
     Data(String),
     /// The key is not there.
     NotFound(String),
-    /// `verify` found damage; it has said where.
+    /// `verify` found damage, or `repair` could not save everything; it has said where.
     Damaged(String),
     /// From the library.
     Database(Error),
@@ -82,7 +82,10 @@ impl fmt::Display for Failure {
                 error.fmt(f)?;
                 match error {
                     Error::Corruption { .. } => {
-                        f.write_str("; `ashlar verify` tells how much is affected")
+                        f.write_str(
+                            "; `ashlar verify` tells how much is affected, and `ashlar repair` saves the \
+                             rest",
+                        )
                     }
                     Error::KeyspaceNotFound { .. } => {
                         f.write_str("; `ashlar keyspace list` names those there are")

@@ -1,4 +1,4 @@
-//! The `ashlar` command: import, export, look, verify. Thin: everything it does goes through the
+//! The `ashlar` command: import, export, look, verify, repair. Thin: everything it does goes through the
 //! library's public interface.
 //!
 //! Each subcommand is a function that takes its arguments and gives `Ok` or a [`failure::Failure`],
@@ -16,6 +16,7 @@ mod output;
 mod plot;
 mod point;
 mod progress;
+mod repair;
 mod rows;
 mod scan;
 mod segment;
@@ -49,6 +50,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Stats(a) => inspect::stats(a, json),
         Command::Compact(a) => inspect::compact(a, json),
         Command::Verify(a) => verify::run(a, json),
+        Command::Repair(a) => repair::run(a, json),
         Command::Segment(a) => segment::run(a, json),
         Command::Keyspace(KeyspaceCommand::List(a)) => inspect::list_keyspaces(a, json),
         Command::Keyspace(KeyspaceCommand::Create(a)) => inspect::create_keyspace(a, json),

@@ -1,120 +1,169 @@
-//! `ashlar verify`: every byte of a database, or of one segment.
+//! `ashlar verify`: every byte of a database, or of one segment. Changes neither.
 
 use crate::args::Verify;
 use crate::bytes::escape;
 use crate::failure::Failure;
-use crate::open;
 use crate::output::{Output, count, insert_bytes};
 use crate::progress::Progress;
-use ashlardb::{Damage, Error, SegmentReader, VerifyReport};
+use ashlardb::{DamagedPlace, DatabaseReport, Db, SegmentReader};
 use serde_json::{Map, Value, json};
-use std::path::PathBuf;
-
-/// A segment that was read from end to end.
-struct Checked {
-    file: PathBuf,
-    /// The keyspace it belongs to, if it was found through its database.
-    keyspace: Option<String>,
-    report: VerifyReport,
-}
+use std::path::Path;
 
 pub fn run(args: &Verify, json: bool) -> Result<(), Failure> {
-    let reports = match check(args) {
-        Ok(reports) => reports,
-        // What is too damaged to be opened is damaged all the same.
-        Err(Failure::Database(error @ Error::Corruption { .. })) => {
-            if json {
-                let mut output = Output::new();
-                output.line(json!({ "damaged": true, "error": error.to_string() }))?;
-                output.finish()?;
-            }
-            return Err(Failure::Damaged(error.to_string()));
-        }
-        Err(failure) => return Err(failure),
-    };
-
-    let places: u64 = reports.iter().map(|r| r.report.damage.len() as u64).sum();
+    if args.path.is_file() {
+        return segment(&args.path, json);
+    }
+    let progress = Progress::bytes(Some(0));
+    let report = Db::builder(&args.path).verify(&mut |done, total| progress.set(done, total))?;
+    drop(progress);
     let mut output = Output::new();
     if json {
-        let segments: Vec<Value> = reports.iter().map(report_json).collect();
-        output.line(json!({ "damaged": places > 0, "segments": segments }))?;
+        output.line(report_json(&report))?;
     } else {
-        for line in reports.iter().flat_map(report_lines) {
-            output.line(line)?;
+        for place in &report.damage {
+            output.line(place_line(place))?;
         }
-        if places == 0 {
+        for notice in &report.notices {
+            output.line(format_args!("note: {notice}"))?;
+        }
+        if report.is_sound() {
             output.line(format_args!(
-                "{} read, no damage found",
-                count(reports.len() as u64, "segment")
+                "{} and {} read, no damage found",
+                count(report.segments.len() as u64, "segment"),
+                count(report.logs.len() as u64, "log")
             ))?;
         }
     }
     output.finish()?;
-    if places > 0 {
-        return Err(Failure::Damaged(format!(
-            "{} damaged. All other keys can be read: `ashlar export` with --from and --to around \
-             the damage saves them, or restore the files named from a copy",
-            count(places, "place")
-        )));
-    }
-    Ok(())
+    damaged(
+        report.damage.len(),
+        "`ashlar repair` saves everything else into a new database, or restore the files named \
+         from a copy",
+    )
 }
 
-fn check(args: &Verify) -> Result<Vec<Checked>, Failure> {
-    if args.path.is_file() {
-        let segment = SegmentReader::open(&args.path)?;
-        let progress = Progress::bytes(Some(segment.file_len()));
-        let report = segment.verify_with(&mut |done, total| progress.set(done, total))?;
-        return Ok(vec![Checked { file: args.path.clone(), keyspace: None, report }]);
+/// Verifies a single segment file.
+fn segment(path: &Path, json: bool) -> Result<(), Failure> {
+    let segment = SegmentReader::open(path)?;
+    let progress = Progress::bytes(Some(segment.file_len()));
+    let report = segment.verify_with(&mut |done, total| progress.set(done, total))?;
+    drop(progress);
+    let mut output = Output::new();
+    let file = path.to_string_lossy();
+    if json {
+        let damage: Vec<Value> = report
+            .damage
+            .iter()
+            .map(|damage| {
+                place_json(damage.offset, damage.block, damage.key_range.as_ref(), &damage.what)
+            })
+            .map(Value::Object)
+            .collect();
+        let segment = json!({
+            "file": file,
+            "keyspace": null,
+            "sound_blocks": report.blocks,
+            "sound_entries": report.entries,
+            "damage": damage,
+        });
+        output.line(json!({ "damaged": !report.is_sound(), "segments": [segment] }))?;
+    } else {
+        for damage in &report.damage {
+            let keys = keys(damage.key_range.as_ref());
+            output.line(format_args!(
+                "{file}: damaged at byte {}: {}{keys}",
+                damage.offset, damage.what
+            ))?;
+        }
+        if report.is_sound() {
+            output.line("1 segment read, no damage found")?;
+        }
     }
-    let db = open::existing(&args.path)?;
-    let progress = Progress::bytes(Some(0));
-    let reports = db.verify(&mut |done, total| progress.set(done, total))?;
-    let checked = reports.into_iter().map(|segment| Checked {
-        file: segment.file,
-        keyspace: Some(segment.keyspace),
-        report: segment.report,
-    });
-    Ok(checked.collect())
+    output.finish()?;
+    damaged(report.damage.len(), "all other keys can be read")
 }
 
-fn report_json(segment: &Checked) -> Value {
-    let damage: Vec<Value> = segment
-        .report
-        .damage
-        .iter()
-        .map(|damage| {
-            let mut place = Map::new();
-            place.insert("offset".into(), damage.offset.into());
-            place.insert("block".into(), damage.block.into());
-            place.insert("what".into(), damage.what.clone().into());
-            if let Some((above, up_to)) = &damage.key_range {
-                insert_bytes(&mut place, "above_key", above);
-                insert_bytes(&mut place, "up_to_key", up_to);
-            }
-            Value::Object(place)
-        })
-        .collect();
-    json!({
-        "file": segment.file.to_string_lossy(),
-        "keyspace": segment.keyspace,
-        "sound_blocks": segment.report.blocks,
-        "sound_entries": segment.report.entries,
-        "damage": damage,
+fn damaged(places: usize, advice: &str) -> Result<(), Failure> {
+    if places == 0 {
+        return Ok(());
+    }
+    Err(Failure::Damaged(format!("{} damaged: {advice}", count(places as u64, "place"))))
+}
+
+fn keys(range: Option<&(Vec<u8>, Vec<u8>)>) -> String {
+    range.map_or(String::new(), |(above, up_to)| {
+        format!("; it affects the keys above {} up to {}", escape(above), escape(up_to))
     })
 }
 
-fn report_lines(segment: &Checked) -> Vec<String> {
-    let place = |damage: &Damage| {
-        let keys = damage.key_range.as_ref().map_or(String::new(), |(above, up_to)| {
-            format!("; it affects the keys above {} up to {}", escape(above), escape(up_to))
-        });
-        format!(
-            "{}: damaged at byte {}: {}{keys}",
-            segment.file.display(),
-            damage.offset,
-            damage.what
-        )
+/// A damaged place for people.
+pub fn place_line(place: &DamagedPlace) -> String {
+    let keys = keys(place.key_range.as_ref());
+    let keyspace = match &place.keyspace {
+        Some(name) if !keys.is_empty() => format!(" of keyspace {name:?}"),
+        _ => String::new(),
     };
-    segment.report.damage.iter().map(place).collect()
+    let (file, offset, what) = (place.file.display(), place.offset, &place.what);
+    format!("{file}: damaged at byte {offset}: {what}{keys}{keyspace}")
+}
+
+/// Adds a range of keys to an object.
+pub fn insert_range(object: &mut Map<String, Value>, range: Option<&(Vec<u8>, Vec<u8>)>) {
+    if let Some((above, up_to)) = range {
+        insert_bytes(object, "above_key", above);
+        insert_bytes(object, "up_to_key", up_to);
+    }
+}
+
+fn place_json(
+    offset: u64,
+    block: Option<u32>,
+    range: Option<&(Vec<u8>, Vec<u8>)>,
+    what: &str,
+) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert("offset".into(), offset.into());
+    object.insert("block".into(), block.into());
+    object.insert("what".into(), what.into());
+    insert_range(&mut object, range);
+    object
+}
+
+/// A damaged place as JSON.
+pub fn damage_json(place: &DamagedPlace) -> Map<String, Value> {
+    let mut object = place_json(place.offset, place.block, place.key_range.as_ref(), &place.what);
+    object.insert("file".into(), place.file.to_string_lossy().into());
+    object.insert("keyspace".into(), place.keyspace.clone().into());
+    object
+}
+
+fn report_json(report: &DatabaseReport) -> Value {
+    let segments = report.segments.iter().map(|segment| {
+        let damage = segment.report.damage.iter().map(|damage| {
+            let range = damage.key_range.as_ref();
+            Value::Object(place_json(damage.offset, damage.block, range, &damage.what))
+        });
+        json!({
+            "file": segment.file.to_string_lossy(),
+            "keyspace": segment.keyspace,
+            "sound_blocks": segment.report.blocks,
+            "sound_entries": segment.report.entries,
+            "damage": damage.collect::<Vec<_>>(),
+        })
+    });
+    let logs = report.logs.iter().map(|log| {
+        json!({
+            "file": log.file.to_string_lossy(),
+            "sound_records": log.records,
+            "sound_bytes": log.bytes,
+        })
+    });
+    let damage = report.damage.iter().map(|place| Value::Object(damage_json(place)));
+    json!({
+        "damaged": !report.is_sound(),
+        "damage": damage.collect::<Vec<_>>(),
+        "notices": report.notices,
+        "segments": segments.collect::<Vec<_>>(),
+        "logs": logs.collect::<Vec<_>>(),
+    })
 }

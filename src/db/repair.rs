@@ -1,0 +1,392 @@
+//! Repair: a new database with everything that can be read of a damaged one.
+//!
+//! ```text
+//! logs, past damage ──── memtable ─┐
+//! segments of each run, past ──────┼─ MergeCursor ── Newest ── write_run ── new database
+//! damage, one cursor a run ────────┘      │
+//!                                 Book: what was lost, and which keys older data stood in for
+//! ```
+//!
+//! The new database has one sorted run a keyspace, at the bottom, with the newest versions and no
+//! tombstones; the clears of the old one are applied and gone. Its manifest is written last: before
+//! that the directory holds a marker and can neither be opened nor taken for a database.
+//!
+//! Without a manifest every segment file counts, and of two versions of a key the greater sequence number,
+//! then the greater file number, wins. That may bring back what was removed, which the report says.
+//!
+//! Invariants: the old database is only read; nothing is taken that no checksum confirms; whatever is
+//! passed over is in the report.
+
+use super::open::{LOCK_NAME, create_dirs};
+use super::options::Options;
+use super::repair_cursor::{Newest, Piece, SalvagedRun};
+use super::repair_report::{SavedKeyspace, SharedBook, Uncertainty};
+use super::verify::{Closed, DamagedPlace, len_of, lost_name};
+use super::{DEFAULT_ID, LostPlace, RepairReport};
+use crate::cache::{FilePool, PooledFile, SharedCache};
+use crate::checksum::uuid_salt;
+use crate::compaction::{OlderData, OutputSpec, Retention, write_run};
+use crate::error::{Error, Result};
+use crate::hash::{key_hash, keyspace_seed};
+use crate::iter::{MergeCursor, View};
+use crate::memtable::{Memtable, SkipMemtable};
+use crate::segment::{PointIndex, Salvage, SegmentOptions};
+use crate::sync::Arc;
+use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
+use crate::version::{
+    Change, Edit, LEVELS, MANIFEST_NAME, Manifest, ManifestState, RunNo, SegmentHome, SegmentMeta,
+    segment_file_name,
+};
+use crate::vfs::{Env, OpenMode, VfsLock};
+use crate::wal::LogWriter;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Stands in the new directory until the new database is complete.
+const MARKER_NAME: &str = "UNFINISHED";
+
+/// What is known of a keyspace of the old database.
+struct Source {
+    name: String,
+    hash_seed: u64,
+    floor: Option<SeqNo>,
+    /// The runs, newest first, each of segments in key order.
+    runs: Vec<Vec<Piece>>,
+}
+
+/// The old database.
+struct Old<'a> {
+    env: &'a Env,
+    dir: &'a Path,
+    files: Arc<FilePool>,
+    keyspaces: BTreeMap<KeyspaceId, Source>,
+    /// What is in the logs and not in segments.
+    table: Arc<SkipMemtable>,
+    /// Whether the manifest can be read, so that the order of the runs is their age.
+    has_manifest: bool,
+}
+
+/// See [`crate::Builder::repair_into`].
+pub(super) fn repair(
+    dir: &Path,
+    options: &Options,
+    target: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<RepairReport> {
+    let env = &options.env;
+    let mut closed = Closed::open(env, dir)?;
+    let mut report = RepairReport::default();
+    let new = New::create(env, target)?;
+    let mut old = Old {
+        env,
+        dir,
+        files: Arc::new(FilePool::new(Arc::clone(&env.vfs), options.max_open_files)),
+        keyspaces: BTreeMap::new(),
+        table: Arc::new(SkipMemtable::default()),
+        has_manifest: closed.manifest.state.is_ok(),
+    };
+    old.read_manifest(&mut closed, &mut report)?;
+    old.read_logs(&mut closed, &mut report)?;
+    report.notices.append(&mut closed.notices);
+    old.write(options, &new, &mut report, progress)?;
+    new.finish(env)?;
+    Ok(report)
+}
+
+impl Old<'_> {
+    /// Learns which keyspaces and segments there are.
+    fn read_manifest(&mut self, closed: &mut Closed, report: &mut RepairReport) -> Result<()> {
+        let path = self.dir.join(MANIFEST_NAME);
+        if let Some(error) = closed.manifest.mended.take() {
+            report.notices.push(format!("{error}; a bit is flipped there, and nothing is lost"));
+        }
+        match &closed.manifest.state {
+            Ok(state) => {
+                self.arrange(state);
+                let unnamed = closed.segments.iter().filter(|id| !state.segments.contains_key(id));
+                for id in unnamed {
+                    let path = self.dir.join(segment_file_name(*id));
+                    report.left_out(&path, "the manifest does not name it");
+                }
+            }
+            Err(error) => {
+                let place = DamagedPlace::from_error(&path, error.clone())?;
+                report.lost.push(LostPlace { place, older: 0 });
+                let what = "the manifest is lost: keys that were removed or cleared, and keyspaces \
+                            that were dropped, may be back, values may be older than they were, \
+                            and the names of keyspaces are made up";
+                let (keyspace, key_range) = (None, None);
+                report.uncertain.push(Uncertainty { keyspace, key_range, what: what.into() });
+                // What merges left over has the lower number, so the later file is asked first.
+                for id in closed.segments.iter().rev() {
+                    self.adopt(*id, report)?;
+                }
+            }
+        }
+        self.keyspace(DEFAULT_ID);
+        Ok(())
+    }
+
+    fn arrange(&mut self, state: &ManifestState) {
+        for (id, keyspace) in &state.keyspaces {
+            let source = Source {
+                name: keyspace.name.clone(),
+                hash_seed: keyspace_seed(state.hash_seed, *id),
+                floor: keyspace.clears.last().copied(),
+                runs: Vec::new(),
+            };
+            self.keyspaces.insert(*id, source);
+        }
+        let mut runs: BTreeMap<_, Vec<Arc<SegmentMeta>>> = BTreeMap::new();
+        for meta in state.segments.values() {
+            let run = (meta.keyspace, meta.level, std::cmp::Reverse(meta.run));
+            runs.entry(run).or_default().push(Arc::clone(meta));
+        }
+        for ((keyspace, _, _), mut run) in runs {
+            run.sort_by(|a, b| a.first_key.cmp(&b.first_key));
+            let run = run.into_iter().map(Piece::Named).collect();
+            self.keyspace(keyspace).runs.push(run);
+        }
+    }
+
+    /// Takes a segment that no manifest describes.
+    fn adopt(&mut self, id: SegmentId, report: &mut RepairReport) -> Result<()> {
+        let path = self.dir.join(segment_file_name(id));
+        let segment = match self.open(id, &path) {
+            Ok(segment) => segment,
+            Err(error) => {
+                let place = DamagedPlace::from_error(&path, error)?;
+                report.lost.push(LostPlace { place, older: 0 });
+                return Ok(());
+            }
+        };
+        let Some(properties) = &segment.properties else {
+            let damage = segment.damage.into_iter().next_back();
+            let what = damage.map_or_else(String::new, |damage| damage.what);
+            let what = format!("it does not tell to which keyspace it belongs: {what}");
+            let place = DamagedPlace::new(&path, 0, what);
+            report.lost.push(LostPlace { place, older: 0 });
+            return Ok(());
+        };
+        let Some(keyspace) = properties.keyspace else {
+            report.left_out(&path, "it is a standalone segment");
+            return Ok(());
+        };
+        let hash_seed = properties.hash_seed;
+        let source = self.keyspace(keyspace);
+        source.hash_seed = hash_seed;
+        source.runs.push(vec![Piece::Opened(id, Box::new(segment))]);
+        Ok(())
+    }
+
+    /// The keyspace with this id, with a made-up name if it is not known yet.
+    fn keyspace(&mut self, id: KeyspaceId) -> &mut Source {
+        let mut name = lost_name(id);
+        while self.keyspaces.iter().any(|(other, known)| *other != id && known.name == name) {
+            name.push('_');
+        }
+        let (floor, runs) = (None, Vec::new());
+        self.keyspaces.entry(id).or_insert(Source { name, hash_seed: 0, floor, runs })
+    }
+
+    fn open(&self, id: SegmentId, path: &Path) -> Result<Salvage> {
+        let (pool, path) = (Arc::clone(&self.files), path.to_path_buf());
+        Salvage::open(Arc::new(PooledFile { pool, id, path: path.clone() }), path)
+    }
+
+    /// Reads what is in the logs into memory.
+    fn read_logs(&mut self, closed: &mut Closed, report: &mut RepairReport) -> Result<()> {
+        let state = closed.manifest.state.as_ref().ok();
+        let flushed = state.map_or(SeqNo::ZERO, |state| state.flushed);
+        let next = state.map(|state| state.next_keyspace);
+        let known: Vec<KeyspaceId> = self.keyspaces.keys().copied().collect();
+        let table = Arc::clone(&self.table);
+        let mut unknown = Vec::new();
+        let walk = closed.walk_logs(self.dir, &mut |seqno, op| {
+            // What was written to a keyspace that was dropped since is gone with it.
+            let was_dropped =
+                next.is_some_and(|next| op.keyspace < next) && !known.contains(&op.keyspace);
+            if seqno <= flushed || was_dropped {
+                return Ok(());
+            }
+            if !known.contains(&op.keyspace) && !unknown.contains(&op.keyspace) {
+                unknown.push(op.keyspace);
+            }
+            let hash = key_hash(op.key, u64::from(op.keyspace.0));
+            table.insert(op.keyspace, op.key, hash, seqno, op.kind, op.value);
+            Ok(())
+        })?;
+        for id in unknown {
+            let name = self.keyspace(id).name.clone();
+            if self.has_manifest {
+                let what = "the manifest does not know this keyspace: its name is made up, and \
+                            what it held besides the logs is lost";
+                let (keyspace, key_range) = (Some(name), None);
+                report.uncertain.push(Uncertainty { keyspace, key_range, what: what.into() });
+            }
+        }
+        let mut has_hole = false;
+        for hole in &walk.holes {
+            let (file, at, what) = (hole.file.display(), hole.offset, &hole.what);
+            if !hole.loses {
+                report.notices.push(format!("{file}: damaged at byte {at}: {what}"));
+            } else if hole.torn && !hole.goes_on {
+                report
+                    .notices
+                    .push(format!("{file}: a torn tail from byte {at} on, as after a crash"));
+            } else {
+                has_hole = true;
+                let place = DamagedPlace::new(&hole.file, hole.offset, hole.what.clone());
+                report.lost.push(LostPlace { place, older: 0 });
+            }
+        }
+        if !has_hole && let Some(place) = closed.missing_operations(self.dir, &walk) {
+            has_hole = true;
+            report.lost.push(LostPlace { place, older: 0 });
+        }
+        if has_hole {
+            let what = "records of the log are lost: any key that is not written in what follows \
+                        them may have an older value, or may have been removed";
+            let (keyspace, key_range) = (None, None);
+            report.uncertain.push(Uncertainty { keyspace, key_range, what: what.into() });
+        }
+        Ok(())
+    }
+
+    /// Writes everything into the new database, whose manifest is still missing then.
+    fn write(
+        self,
+        options: &Options,
+        new: &New,
+        report: &mut RepairReport,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<()> {
+        let Old { env, dir, files, keyspaces, table, has_manifest } = self;
+        let (uuid, seed) = (env.uuid(), env.entropy.next_u64());
+        let home = SegmentHome {
+            env: env.clone(),
+            dir: new.dir.clone(),
+            cache: Arc::new(SharedCache::new(0)),
+            files: Arc::new(FilePool::new(Arc::clone(&env.vfs), options.max_open_files)),
+            points: PointIndex::HashRun,
+        };
+        let total = keyspaces.values().flat_map(|source| source.runs.iter().flatten());
+        let total: u64 = total.map(|piece| len_of(env, &dir.join(piece.file_name()))).sum();
+        let (mut next_keyspace, mut next_run) = (KeyspaceId(1), RunNo(1));
+        let next_segment = Cell::new(1);
+        let mut changes = Vec::new();
+        let mut before = 0;
+        for (id, source) in keyspaces {
+            let book: SharedBook = Arc::default();
+            let mut cursors = vec![Arc::clone(&table).cursor(id)];
+            let (name, hash_seed) = (source.name, source.hash_seed);
+            for (at, pieces) in source.runs.into_iter().enumerate() {
+                // In the merge the memtable comes first.
+                let age = if has_manifest { at + 1 } else { 0 };
+                cursors.push(Box::new(SalvagedRun {
+                    dir: dir.to_path_buf(),
+                    files: Arc::clone(&files),
+                    book: Arc::clone(&book),
+                    keyspace: name.clone(),
+                    hash_seed,
+                    age,
+                    waiting: pieces.into(),
+                    open: None,
+                }));
+            }
+            let view = View { snapshot: SeqNo::MAX, floor: source.floor };
+            let mut newest = Newest::new(MergeCursor::new(cursors), view, Arc::clone(&book));
+            let spec = spec(options, id, keyspace_seed(seed, id));
+            let retention = Retention { boundaries: vec![SeqNo::ZERO], clears: Vec::new() };
+            let older = OlderData::default();
+            let progress = RefCell::new(&mut *progress);
+            let next_id = || SegmentId(next_segment.replace(next_segment.get() + 1));
+            let stop = || {
+                (progress.borrow_mut())((before + book.lock().read).min(total), total);
+                false
+            };
+            let run = write_run(&home, &mut newest, &retention, older, &spec, &next_id, &stop)?;
+            let Newest { keys, bytes, .. } = newest;
+            before += book.lock().read;
+            report.add_book(&mut book.lock());
+            next_keyspace = next_keyspace.max(KeyspaceId(id.0.saturating_add(1)));
+            changes.push(Change::CreateKeyspace { id, name: name.clone() });
+            report.keyspaces.push(SavedKeyspace { name, keys, bytes });
+            for meta in run.segments {
+                let meta = SegmentMeta { run: next_run, ..meta.as_ref().clone() };
+                changes.push(Change::AddSegment(Arc::new(meta)));
+            }
+            next_run.0 += 1;
+        }
+        progress(total, total);
+        let first = LogId(1);
+        changes.push(Change::LogFloor(first));
+        changes.push(Change::Next {
+            segment: SegmentId(next_segment.get()),
+            log: LogId(2),
+            keyspace: next_keyspace,
+            run: next_run,
+        });
+        LogWriter::create(env, &new.dir, uuid_salt(&uuid), first, None, SeqNo::ZERO)?;
+        Manifest::create(env, &new.dir, uuid, seed, &Edit { changes })?;
+        Ok(())
+    }
+}
+
+/// How the run of a keyspace is written: to the bottom, as a full compaction would.
+fn spec(options: &Options, keyspace: KeyspaceId, hash_seed: u64) -> OutputSpec {
+    let segment = SegmentOptions {
+        compression: options.compression,
+        bloom_bits_per_key: options.bloom_bits(),
+        hash_run: options.hash_runs,
+        keyspace: Some(keyspace),
+        hash_seed: Some(hash_seed),
+        ..SegmentOptions::default()
+    };
+    let segment_bytes = options.segment_bytes;
+    let min_piece_bytes = OutputSpec::smallest_piece(segment_bytes);
+    let level = (LEVELS - 1) as u8;
+    OutputSpec { keyspace, level, segment, segment_bytes, cuts: Vec::new(), min_piece_bytes }
+}
+
+/// The directory of the new database, until it is one.
+struct New {
+    dir: PathBuf,
+    _lock: Box<dyn VfsLock>,
+}
+
+impl New {
+    /// Makes the directory, or takes an empty one, and marks it durably as unfinished.
+    fn create(env: &Env, dir: &Path) -> Result<New> {
+        if env.vfs.exists(dir).map_err(|error| Error::io("look for", dir, error))? {
+            let names = env.vfs.read_dir(dir).map_err(|error| Error::io("list", dir, error))?;
+            if !names.is_empty() {
+                let why = "a repaired database needs a directory that is empty or does not exist";
+                return Err(Error::NotADatabase { path: dir.to_path_buf(), why: why.to_owned() });
+            }
+        } else {
+            create_dirs(env, dir)?;
+        }
+        let marker = dir.join(MARKER_NAME);
+        env.vfs
+            .open(&marker, OpenMode::CreateNew)
+            .and_then(|file| file.sync_data())
+            .map_err(|error| Error::io("create", &marker, error))?;
+        let path = dir.join(LOCK_NAME);
+        let lock = env.vfs.lock(&path).map_err(|error| Error::io("lock", &path, error))?;
+        let lock = lock.ok_or_else(|| Error::Locked { path: dir.to_path_buf() })?;
+        let parent = dir.parent().into_iter();
+        for dir in parent.chain([dir]) {
+            env.vfs.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
+        }
+        Ok(New { dir: dir.to_path_buf(), _lock: lock })
+    }
+
+    /// The database is complete.
+    fn finish(self, env: &Env) -> Result<()> {
+        let marker = self.dir.join(MARKER_NAME);
+        env.vfs.remove_file(&marker).map_err(|error| Error::io("remove", &marker, error))?;
+        env.vfs.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))
+    }
+}
