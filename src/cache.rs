@@ -136,9 +136,13 @@ impl BlockCache for SharedCache {
         self.trim();
     }
 
-    fn admit(&self, frames: &Arc<Frames>, page: u64, bytes: u64) {
+    fn charge(&self, bytes: u64) {
         self.block_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let blocks = self.blocks.fetch_add(1, Ordering::Relaxed) + 1;
+        self.blocks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn admit(&self, frames: &Arc<Frames>, page: u64) {
+        let blocks = self.blocks.load(Ordering::Relaxed);
         let mut clock = self.clock.lock();
         clock.push_back((Arc::downgrade(frames), page));
         if clock.len() > 2 * blocks + 1024 {

@@ -1,15 +1,51 @@
 //! The synchronization primitives that the rooms above may use, in one place.
 //!
-//! A model checker replaces them here and nowhere else. Poisoning is not a concern: these locks do
-//! not poison, and no lock is held across code of the user's. Called by every room.
+//! A model checker replaces them here and nowhere else: with `RUSTFLAGS="--cfg loom"` the unit tests
+//! get loom's, and the tests called `loom_` explore the schedules of small models. A program that
+//! uses this library gets the real ones, with that flag too. Poisoning is not a concern: these locks
+//! do not poison, and no lock is held across code of the user's. Called by every room.
 
+#[cfg(all(test, loom))]
+pub(crate) mod modeled;
+#[cfg(all(test, loom))]
+pub(crate) use modeled::{
+    ArcSwap, ArcSwapOption, Condvar, Mutex, MutexGuard, OnceLock, RwLock, Watched, atomic,
+};
+
+#[cfg(not(all(test, loom)))]
 pub(crate) use arc_swap::{ArcSwap, ArcSwapOption};
-pub(crate) use parking_lot::{Condvar, Mutex, RwLock};
+#[cfg(not(all(test, loom)))]
+pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+#[cfg(not(all(test, loom)))]
 pub(crate) use std::sync::OnceLock;
+#[cfg(not(all(test, loom)))]
 pub(crate) use std::sync::atomic;
+
 pub(crate) use std::sync::{Arc, Weak};
 
-use atomic::{AtomicU64, AtomicUsize, Ordering};
+// Of statistics, which order nothing.
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Where a model checker would hear of plain memory that is written in pieces while others read what
+/// was written before. Nothing, otherwise.
+#[cfg(not(all(test, loom)))]
+pub(crate) struct Watched;
+
+#[cfg(not(all(test, loom)))]
+#[allow(clippy::unused_self)] // The stand-in uses it.
+impl Watched {
+    pub(crate) fn new() -> Self {
+        Watched
+    }
+
+    /// This piece is being written.
+    #[inline]
+    pub(crate) fn written(&self, _: std::ops::Range<usize>) {}
+
+    /// Everything up to here is read.
+    #[inline]
+    pub(crate) fn read(&self, _: usize) {}
+}
 
 const STRIPES: usize = 16;
 

@@ -9,50 +9,18 @@
 use super::batch::{WriteBatch, check_sizes};
 use super::keyspace_core::KeyspaceCore;
 use super::options::{Background, Durability};
+use super::queue::Commits;
+use super::syncer::Position;
 use super::{DEFAULT_ID, Inner, MemSlot, ReadState};
 use crate::coding::put_varint;
 use crate::error::{Error, Result};
 use crate::hash::{key_hash, keyspace_seed};
+use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, Condvar, Mutex};
 use crate::types::{Kind, LogId};
 use crate::vfs::VfsFile;
 use crate::wal::{LOG_HEADER_LEN, LogWriter};
-use std::collections::VecDeque;
 use std::time::Duration;
-
-/// A group is closed at this size, so that the writers in it do not wait for too much of others'.
-const GROUP_BYTES: u64 = 1 << 20;
-
-/// A place in the sequence of logs: everything before it was appended.
-pub(super) type Position = (LogId, u64);
-
-/// The writers that wait.
-#[derive(Default)]
-pub(super) struct CommitQueue {
-    state: Mutex<QueueState>,
-}
-
-#[derive(Default)]
-struct QueueState {
-    leading: bool,
-    waiting: VecDeque<Arc<Waiter>>,
-}
-
-struct Waiter {
-    turn: Mutex<Turn>,
-    wake: Condvar,
-}
-
-enum Turn {
-    /// In the queue.
-    Waiting(WriteBatch),
-    /// In a group that is being committed.
-    Taken,
-    /// To lead the next group.
-    Lead(WriteBatch),
-    Done(Result<Position>),
-}
 
 /// The log that takes writes and the memtable that they go to.
 pub(super) struct Writer {
@@ -60,16 +28,33 @@ pub(super) struct Writer {
     pub(super) active: Arc<MemSlot>,
 }
 
-/// What is appended, and how far it is durable.
-pub(super) struct SyncState {
-    /// Logs before the current one that are not synced yet, oldest first.
-    pub(super) older: Vec<(LogId, Arc<dyn VfsFile>)>,
-    pub(super) current: Arc<dyn VfsFile>,
-    pub(super) appended: Position,
-    pub(super) durable: Position,
-    /// Up to where a record says that it is durable, so that damage is not taken for a torn tail.
-    pub(super) mentioned: Position,
-    pub(super) syncing: bool,
+impl Commits<WriteBatch> for Inner {
+    type Outcome = Result<Position>;
+
+    fn bytes(batch: &WriteBatch) -> u64 {
+        batch.bytes()
+    }
+
+    fn wait_for_room(&self, own: &WriteBatch) -> std::result::Result<(), Self::Outcome> {
+        self.wait_for_room_of(own.bytes()).map_err(Err)
+    }
+
+    /// Appends, inserts and publishes; an outcome for each batch.
+    fn commit_group(&self, group: &[WriteBatch]) -> Vec<Self::Outcome> {
+        let mut writer = self.writer.lock();
+        // A keyspace is dropped under the writer's lock, so this holds until the group is done.
+        let refused: Vec<Option<Error>> = group
+            .iter()
+            .map(|batch| batch.keyspaces.iter().find_map(|core| core.check_live().err()))
+            .collect();
+        let accepted = || group.iter().zip(&refused).filter(|(_, r)| r.is_none()).map(|(b, _)| b);
+        let outcome = if accepted().next().is_none() {
+            Err(Error::Closed)
+        } else {
+            self.commit_batches(&mut writer, accepted())
+        };
+        refused.into_iter().map(|r| r.map_or_else(|| outcome.clone(), Err)).collect()
+    }
 }
 
 impl Inner {
@@ -84,7 +69,7 @@ impl Inner {
         if batch.is_empty() {
             return if durability == Durability::Sync { self.sync_all() } else { Ok(()) };
         }
-        let position = self.enqueue(batch)?;
+        let position = self.queue.commit(batch, self)?;
         match durability {
             Durability::Buffered => Ok(()),
             Durability::Sync => self.sync_to(position),
@@ -108,93 +93,6 @@ impl Inner {
         }
         batch.push(core.id, kind, key, value);
         self.write(batch, self.options.durability)
-    }
-
-    fn enqueue(&self, batch: WriteBatch) -> Result<Position> {
-        let mut queue = self.queue.state.lock();
-        if !queue.leading {
-            queue.leading = true;
-            drop(queue);
-            return self.lead(batch);
-        }
-        let waiter =
-            Arc::new(Waiter { turn: Mutex::new(Turn::Waiting(batch)), wake: Condvar::new() });
-        queue.waiting.push_back(Arc::clone(&waiter));
-        drop(queue);
-        let mut turn = waiter.turn.lock();
-        loop {
-            match std::mem::replace(&mut *turn, Turn::Taken) {
-                Turn::Done(outcome) => return outcome,
-                Turn::Lead(batch) => {
-                    drop(turn);
-                    return self.lead(batch);
-                }
-                waiting => *turn = waiting,
-            }
-            waiter.wake.wait(&mut turn);
-        }
-    }
-
-    /// Commits the caller's batch together with what waits, then hands the lead on.
-    fn lead(&self, own: WriteBatch) -> Result<Position> {
-        let room = self.wait_for_room(own.bytes());
-        let mut bytes = own.bytes();
-        let mut batches = vec![own];
-        let mut followers = Vec::new();
-        if room.is_ok() {
-            let mut queue = self.queue.state.lock();
-            while bytes < GROUP_BYTES
-                && let Some(waiter) = queue.waiting.pop_front()
-            {
-                let mut turn = waiter.turn.lock();
-                if let Turn::Waiting(batch) = std::mem::replace(&mut *turn, Turn::Taken) {
-                    bytes += batch.bytes();
-                    batches.push(batch);
-                }
-                drop(turn);
-                followers.push(waiter);
-            }
-        }
-        let mut outcomes = match room {
-            Ok(()) => self.commit_group(&batches).into_iter(),
-            Err(error) => vec![Err(error)].into_iter(),
-        };
-        let own = outcomes.next().unwrap_or(Err(Error::Closed));
-        for (waiter, outcome) in followers.into_iter().zip(outcomes) {
-            *waiter.turn.lock() = Turn::Done(outcome);
-            waiter.wake.notify_one();
-        }
-        let mut queue = self.queue.state.lock();
-        match queue.waiting.pop_front() {
-            Some(next) => {
-                drop(queue);
-                let mut turn = next.turn.lock();
-                if let Turn::Waiting(batch) = std::mem::replace(&mut *turn, Turn::Taken) {
-                    *turn = Turn::Lead(batch);
-                }
-                drop(turn);
-                next.wake.notify_one();
-            }
-            None => queue.leading = false,
-        }
-        own
-    }
-
-    /// Appends, inserts and publishes; an outcome for each batch.
-    fn commit_group(&self, group: &[WriteBatch]) -> Vec<Result<Position>> {
-        let mut writer = self.writer.lock();
-        // A keyspace is dropped under the writer's lock, so this holds until the group is done.
-        let refused: Vec<Option<Error>> = group
-            .iter()
-            .map(|batch| batch.keyspaces.iter().find_map(|core| core.check_live().err()))
-            .collect();
-        let accepted = || group.iter().zip(&refused).filter(|(_, r)| r.is_none()).map(|(b, _)| b);
-        let outcome = if accepted().next().is_none() {
-            Err(Error::Closed)
-        } else {
-            self.commit_batches(&mut writer, accepted())
-        };
-        refused.into_iter().map(|r| r.map_or_else(|| outcome.clone(), Err)).collect()
     }
 
     fn commit_batches<'a>(
@@ -332,49 +230,19 @@ impl Inner {
 
     /// Returns once everything before `position` is durable. One caller syncs for all that wait.
     fn make_durable(&self, position: Position) -> Result<()> {
-        let mut sync = self.sync.lock();
-        loop {
-            if sync.durable >= position {
-                return Ok(());
-            }
-            if !sync.syncing {
-                break;
-            }
-            self.synced.wait(&mut sync);
-        }
-        if self.is_poisoned.load(Ordering::Acquire) {
+        let check = || {
             // After a failed sync the file's state is unknown: it is never tried again.
-            drop(sync);
-            return self.check_writable();
-        }
-        sync.syncing = true;
-        let target = sync.appended;
-        let files: Vec<_> = sync.older.clone();
-        let current = Arc::clone(&sync.current);
-        drop(sync);
-        // Older logs first: what is durable must be a prefix.
-        let all = files.iter().map(|(id, file)| (*id, file)).chain([(target.0, &current)]);
-        let mut outcome = Ok(());
-        for (id, file) in all {
-            let path = || self.home.dir.join(crate::wal::log_file_name(id));
-            outcome = file.sync_data().map_err(|e| Error::io("sync", &path(), e));
-            if outcome.is_err() {
-                break;
-            }
-        }
-        self.counters.syncs.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = &outcome {
-            self.poison(error);
-        }
-        let mut sync = self.sync.lock();
-        sync.syncing = false;
-        if outcome.is_ok() {
-            sync.durable = sync.durable.max(target);
-            sync.older.retain(|(id, _)| *id >= target.0);
-        }
-        drop(sync);
-        self.synced.notify_all();
-        outcome
+            if self.is_poisoned.load(Ordering::Acquire) { self.check_writable() } else { Ok(()) }
+        };
+        self.sync.sync_to(position, check, |files| {
+            let sync = |(id, file): &(LogId, Arc<dyn VfsFile>)| {
+                let path = || self.home.dir.join(crate::wal::log_file_name(*id));
+                file.sync_data().map_err(|e| Error::io("sync", &path(), e))
+            };
+            let outcome = files.iter().try_for_each(sync);
+            self.counters.syncs.fetch_add(1, Ordering::Relaxed);
+            outcome.inspect_err(|error| self.poison(error))
+        })
     }
 
     /// Refuses writes while memtables cannot be flushed. The flush is tried again twice a second.
@@ -389,7 +257,7 @@ impl Inner {
     }
 
     /// Before a write: waits as background work demands. See `background` for the formula.
-    fn wait_for_room(&self, bytes: u64) -> Result<()> {
+    fn wait_for_room_of(&self, bytes: u64) -> Result<()> {
         if matches!(self.options.background, Background::Manual) {
             return Ok(());
         }

@@ -24,12 +24,15 @@ mod maintenance;
 mod open;
 mod options;
 mod point;
+mod queue;
 mod read;
 mod repair;
 mod repair_cursor;
 mod repair_report;
 mod snapshot;
+mod snapshot_list;
 mod stats;
+mod syncer;
 mod verify;
 
 pub use batch::{MAX_BATCH_BYTES, WriteBatch};
@@ -50,16 +53,19 @@ use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, ArcSwap, Condvar, Mutex, Striped};
 use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
 use crate::version::{LiveSegments, Manifest, ManifestState, Segment, SegmentHome, Version};
-use crate::vfs::VfsLock;
+use crate::vfs::{VfsFile, VfsLock};
 use background::BackgroundState;
-use commit::{CommitQueue, SyncState, Writer};
+use commit::Writer;
 use keyspace_core::KeyspaceCore;
 use options::Options;
+use queue::CommitQueue;
 use read::{ReadFrom, forward_reads};
-use std::collections::{BTreeMap, HashMap};
+use snapshot_list::SnapshotList;
+use std::collections::HashMap;
 use std::ops::RangeBounds;
 use std::path::Path;
 use std::thread::JoinHandle;
+use syncer::{Position, Syncer};
 
 /// An open database. Cheap to clone, `Send + Sync`: clone it into every thread.
 ///
@@ -161,10 +167,9 @@ pub(crate) struct Inner {
     /// Binds logs to this database.
     log_salt: u64,
     ids: Ids,
-    queue: CommitQueue,
+    queue: CommitQueue<WriteBatch, Result<Position>>,
     writer: Mutex<Writer>,
-    sync: Mutex<SyncState>,
-    synced: Condvar,
+    sync: Syncer<Arc<dyn VfsFile>>,
     committer: Mutex<Committer>,
     /// Held while `state` is replaced.
     state_change: Mutex<()>,
@@ -177,7 +182,7 @@ pub(crate) struct Inner {
     manifest_edit: AtomicU64,
     /// The newest sequence number that readers see.
     visible: AtomicU64,
-    snapshots: Mutex<BTreeMap<SeqNo, usize>>,
+    snapshots: SnapshotList,
     keyspaces: Mutex<HashMap<String, Arc<KeyspaceCore>>>,
     background: Mutex<BackgroundState>,
     /// Segments that a job found damaged, and the damage: never picked again. A lock of its own,
@@ -256,33 +261,16 @@ impl Inner {
     }
 
     fn register_snapshot(&self) -> SeqNo {
-        // Jobs read the list and the published number under the same lock: none can miss this one
-        // and yet count on a newer number.
-        let mut snapshots = self.snapshots.lock();
-        let seqno = SeqNo(self.visible.load(Ordering::Acquire));
-        *snapshots.entry(seqno).or_insert(0) += 1;
-        seqno
+        self.snapshots.register(&self.visible)
     }
 
     fn release_snapshot(&self, seqno: SeqNo) {
-        let mut snapshots = self.snapshots.lock();
-        if let Some(count) = snapshots.get_mut(&seqno) {
-            *count -= 1;
-            if *count == 0 {
-                snapshots.remove(&seqno);
-            }
-        }
+        self.snapshots.release(seqno);
     }
 
     /// The snapshots, rising, and last the published number.
     fn boundaries(&self) -> Vec<SeqNo> {
-        let snapshots = self.snapshots.lock();
-        let visible = SeqNo(self.visible.load(Ordering::Acquire));
-        let mut boundaries: Vec<SeqNo> = snapshots.keys().copied().collect();
-        if boundaries.last() != Some(&visible) {
-            boundaries.push(visible);
-        }
-        boundaries
+        self.snapshots.boundaries(&self.visible)
     }
 }
 

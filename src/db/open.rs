@@ -5,9 +5,12 @@
 //! nothing is removed before all that is needed was read, and what is removed was not needed.
 
 use super::background::BackgroundState;
-use super::commit::{CommitQueue, SyncState, Writer};
+use super::commit::Writer;
 use super::keyspace::{DEFAULT_KEYSPACE, Keyspace};
 use super::options::{Background, Options};
+use super::queue::CommitQueue;
+use super::snapshot_list::SnapshotList;
+use super::syncer::Syncer;
 use super::{Committer, DEFAULT_ID, Db, Handle, Ids, Inner, MemSlot, ReadState};
 use crate::cache::{FilePool, SharedCache};
 use crate::checksum::uuid_salt;
@@ -27,7 +30,7 @@ use crate::wal::{
     LOG_HEADER_LEN, LogWriter, Recovery, Replayed, log_file_name, parse_log_file_name, remove_logs,
     replay,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 
 pub(super) const LOCK_NAME: &str = "LOCK";
@@ -330,7 +333,7 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
             || parse_log_file_name(name).is_some_and(|id| id < state.log_floor)
     })?;
 
-    static DATABASES: AtomicU64 = AtomicU64::new(1);
+    static DATABASES: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
     let database = DATABASES.fetch_add(1, Ordering::Relaxed);
     let keyspaces: HashMap<_, _> = state
         .keyspaces
@@ -362,16 +365,8 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
         log_salt: uuid_salt(&state.uuid),
         ids,
         queue: CommitQueue::default(),
-        sync: Mutex::new(SyncState {
-            older: Vec::new(),
-            current: recovered.log.file(),
-            appended: position,
-            durable: (position.0, 0),
-            mentioned: position,
-            syncing: false,
-        }),
+        sync: Syncer::new(recovered.log.file(), position),
         writer: Mutex::new(Writer { log: recovered.log, active: Arc::clone(&recovered.active) }),
-        synced: Condvar::new(),
         committer: Mutex::new(Committer { manifest, state, live }),
         state_change: Mutex::new(()),
         state: ArcSwap::from_pointee(ReadState {
@@ -383,7 +378,7 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
         reads: Striped::default(),
         manifest_edit,
         visible: AtomicU64::new(last_seqno.0),
-        snapshots: Mutex::new(BTreeMap::new()),
+        snapshots: SnapshotList::default(),
         keyspaces: Mutex::new(keyspaces),
         background: Mutex::new(BackgroundState::default()),
         quarantined: Mutex::new(HashMap::new()),

@@ -394,7 +394,7 @@ impl Inner {
             cache_hits,
             cache_misses,
             open_files: self.home.files.open_files(),
-            snapshots: self.snapshots.lock().values().sum(),
+            snapshots: self.snapshots.len(),
             last_seqno: self.visible.load(Ordering::Acquire),
             operations: count(&c.operations),
             written_bytes: count(&c.written_bytes),

@@ -8,6 +8,7 @@ use crate::segment::CursorOptions;
 use crate::version::{RunCursor, Tree};
 use crate::vfs::{Clock, Entropy, Env, ManualClock, MemVfs, SeededEntropy};
 use crate::{Background, Compaction, Compression, WriteBatch};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;

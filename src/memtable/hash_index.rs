@@ -16,11 +16,14 @@ use super::arena::{REF_BITS, Ref};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, ArcSwap};
 
-const SHARD_BITS: u32 = 6;
+/// Fewer and smaller tables keep models small.
+const IS_MODEL: bool = cfg!(all(test, loom));
+
+const SHARD_BITS: u32 = if IS_MODEL { 1 } else { 6 };
 const TAG_BITS: u32 = u64::BITS - REF_BITS;
 
 /// Each table begins with so many slots, as a power of two.
-const FIRST_BITS: u32 = 3;
+const FIRST_BITS: u32 = if IS_MODEL { 1 } else { 3 };
 
 /// See the module's text.
 pub(super) struct HashIndex {

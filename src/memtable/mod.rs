@@ -63,5 +63,7 @@ pub(crate) trait Memtable: Send + Sync {
     fn keyspaces(&self) -> Vec<KeyspaceId>;
 }
 
+#[cfg(all(test, loom))]
+mod loom_tests;
 #[cfg(test)]
 mod tests;

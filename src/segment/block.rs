@@ -71,6 +71,24 @@ pub(crate) enum Lookup {
 
 const SHORT: Malformed = Malformed::Damaged("an entry runs out of its block");
 
+#[cfg(all(test, loom))]
+impl Block {
+    /// A block without entries, for models of those that keep blocks.
+    pub(super) fn of_zeros(len: usize) -> Block {
+        let payload = Bytes::from(vec![0; len]);
+        Block {
+            payload,
+            pages: 1,
+            entries: 0,
+            width: 0,
+            common: 0,
+            prefixes: 0,
+            offsets: 0,
+            hashes: 0,
+        }
+    }
+}
+
 impl Block {
     /// Decodes the padded block that lies at `offset` of a file with this salt.
     pub(crate) fn decode(

@@ -5,8 +5,8 @@
 //! block comes, and given up when they are empty and all chunks together take much of the cache: so a
 //! cache much smaller than the store wastes little on empty places.
 //!
-//! Invariants: the cache is told of each block that comes and goes, once, with the bytes it takes; a
-//! block that is evicted lives on while someone looks at it. Any number of threads read and insert;
+//! Invariants: the cache is told of each block that comes and goes, once, with the bytes it takes, and
+//! of its coming first; a block that is evicted lives on while someone looks at it. Any number of threads read and insert;
 //! what one removes another may be about to use, which costs a second load and nothing else.
 //! Called by the reader; evicted from by the cache.
 
@@ -16,7 +16,7 @@ use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::sync::{Arc, ArcSwapOption};
 
 /// Pages of a chunk.
-const CHUNK: usize = 32;
+const CHUNK: usize = if cfg!(all(test, loom)) { 2 } else { 32 };
 
 /// See the module's text.
 pub(crate) struct Frames {
@@ -108,11 +108,15 @@ impl Frames {
         };
         let (Some(slot), Some(hot)) = (chunk.blocks.get(at), chunk.hot.get(at)) else { return };
         hot.store(block.hot_address(), Ordering::Relaxed);
+        // Before anyone can take it away again, and the chunk with it: no release comes first.
+        self.cache.charge(cost(block));
         let none: Option<Arc<Block>> = None;
         if slot.compare_and_swap(&none, Some(Arc::clone(block))).is_none() {
             chunk.held.fetch_add(1, Ordering::Relaxed);
             drop(chunk);
-            self.cache.admit(self, page, cost(block));
+            self.cache.admit(self, page);
+        } else {
+            self.cache.release(cost(block));
         }
     }
 
@@ -147,3 +151,7 @@ impl Frames {
         (0..(self.chunks.len() * CHUNK) as u64).filter(holds).collect()
     }
 }
+
+#[cfg(all(test, loom))]
+#[path = "frames_loom_tests.rs"]
+mod loom_tests;

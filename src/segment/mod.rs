@@ -205,9 +205,10 @@ pub(crate) trait BlockCache: Send + Sync {
     fn get(&self, file: u64, offset: u64) -> Option<Part>;
     /// Offers a part; the cache may decline it.
     fn insert(&self, file: u64, offset: u64, part: Part);
-    /// Hears that a block was put into a table, and what it takes in bytes; may
-    /// [evict](Frames::evict) any.
-    fn admit(&self, frames: &Arc<Frames>, page: u64, bytes: u64);
+    /// Hears that a block is about to be put into a table, and what it takes in bytes.
+    fn charge(&self, bytes: u64);
+    /// Hears that a block that was charged is in its table; may [evict](Frames::evict) any.
+    fn admit(&self, frames: &Arc<Frames>, page: u64);
     /// Hears that a block is gone that took so many bytes.
     fn release(&self, bytes: u64);
     /// Hears that tables take so many bytes more.

@@ -5,8 +5,8 @@
 //! appends (the caller of the unsafe functions sees to it), any number read without waiting.
 
 use super::entry::Ref;
-use crate::sync::OnceLock;
 use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{OnceLock, Watched};
 use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 
@@ -15,6 +15,7 @@ pub(super) struct Chunk {
     base: NonNull<u8>,
     capacity: usize,
     published: AtomicUsize,
+    watched: Watched,
 }
 
 // SAFETY: a chunk owns its memory. Its written part is only read; the rest is touched by `append`
@@ -29,13 +30,14 @@ impl Chunk {
         let memory: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(capacity);
         // A box is never null.
         let base = NonNull::from(Box::leak(memory)).cast();
-        Chunk { base, capacity, published: AtomicUsize::new(0) }
+        Chunk { base, capacity, published: AtomicUsize::new(0), watched: Watched::new() }
     }
 
     /// What was appended so far.
     #[inline]
     pub(super) fn published(&self) -> &[u8] {
         let len = self.published.load(Ordering::Acquire);
+        self.watched.read(len);
         // SAFETY: the first `published` bytes lie within the allocation and were written before
         // that length was stored with Release; they do not change until the chunk is dropped, which
         // the borrow rules out.
@@ -55,6 +57,7 @@ impl Chunk {
         let mut end = self.published.load(Ordering::Relaxed);
         let len: usize = parts.iter().map(|part| part.len()).sum();
         assert!(len <= self.capacity - end, "no room in the chunk");
+        self.watched.written(end..end + len);
         for part in parts {
             // SAFETY: `end + part.len()` is within the allocation, as just checked. Bytes from `end`
             // on are not published, so no reference to them exists, and the caller keeps other

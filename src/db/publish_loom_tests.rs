@@ -1,0 +1,238 @@
+//! Models of what readers see: the read state, the published number, the key map and the list of
+//! snapshots, beside a writer and a flush that drops what nobody needs.
+//!
+//! The list of snapshots is the real one. The rest is what is left of the database if it has one
+//! key, whose versions are the numbers 1, 2, 3: a memtable is the range of the versions that it
+//! has, a segment a list of them, the key map the newest version in segments. The steps are those of
+//! `commit_batches`, `rotate`, `install` and the read paths, in their order and with their orderings.
+
+use super::*;
+use crate::sync::modeled::{Mistake, explore, makes};
+use crate::sync::{Arc, ArcSwap, RwLock};
+use loom::sync::atomic::AtomicU64 as Told;
+use loom::thread;
+
+struct Memtable {
+    first: u64,
+    /// Zero while it is empty. What orders it is `visible` alone: an index that is weaker than the
+    /// real one.
+    newest: crate::sync::atomic::AtomicUsize,
+}
+
+impl Memtable {
+    fn new(first: u64) -> Arc<Memtable> {
+        Arc::new(Memtable { first, newest: crate::sync::atomic::AtomicUsize::new(0) })
+    }
+
+    fn get(&self, snapshot: u64) -> Option<u64> {
+        let version = snapshot.min(self.newest.load(Ordering::Relaxed) as u64);
+        (version >= self.first).then_some(version)
+    }
+}
+
+struct ReadState {
+    active: Arc<Memtable>,
+    frozen: Option<Arc<Memtable>>,
+    segment: Vec<u64>,
+}
+
+struct Store {
+    visible: AtomicU64,
+    /// How many writes were acknowledged.
+    told: Told,
+    state_change: Mutex<()>,
+    state: ArcSwap<ReadState>,
+    map: RwLock<Option<u64>>,
+    snapshots: SnapshotList,
+}
+
+impl Store {
+    fn new() -> Arc<Store> {
+        let state = ReadState { active: Memtable::new(1), frozen: None, segment: Vec::new() };
+        Arc::new(Store {
+            visible: AtomicU64::new(0),
+            told: Told::new(0),
+            state_change: Mutex::new(()),
+            state: ArcSwap::from_pointee(state),
+            map: RwLock::new(None),
+            snapshots: SnapshotList::default(),
+        })
+    }
+
+    fn change_state(&self, change: impl FnOnce(&ReadState) -> ReadState) {
+        let _held = self.state_change.lock();
+        let next = change(&self.state.load());
+        self.state.store(Arc::new(next));
+    }
+
+    fn write(&self, active: &Memtable, version: u64) {
+        active.newest.store(version as usize, Ordering::Relaxed);
+        self.visible.store(version, Ordering::Release);
+        self.told.store(version, Ordering::Release);
+    }
+
+    fn rotate(&self, next: u64) -> Arc<Memtable> {
+        let slot = Memtable::new(next);
+        let active = Arc::clone(&slot);
+        self.change_state(|state| {
+            let frozen = Some(Arc::clone(&state.active));
+            ReadState { active, frozen, segment: state.segment.clone() }
+        });
+        slot
+    }
+
+    /// Flushes what is frozen, and merges it with the segment there is.
+    fn flush(&self, publish_before_map: bool) {
+        let state = self.state.load_full();
+        let Some(frozen) = &state.frozen else { return };
+        let boundaries = self.snapshots.boundaries(&self.visible);
+        let newest = frozen.newest.load(Ordering::Relaxed) as u64;
+        let all: Vec<u64> = state.segment.iter().copied().chain(frozen.first..=newest).collect();
+        let needed = |b: &SeqNo| all.iter().copied().filter(|v| *v <= b.0).max();
+        let segment: Vec<u64> = boundaries.iter().filter_map(needed).collect();
+        let publish = |segment| {
+            self.change_state(|state| ReadState {
+                active: Arc::clone(&state.active),
+                frozen: None,
+                segment,
+            });
+        };
+        let newest = segment.iter().copied().max();
+        if publish_before_map {
+            publish(segment);
+            *self.map.write() = newest;
+        } else {
+            *self.map.write() = newest;
+            publish(segment);
+        }
+    }
+
+    /// A point read without a snapshot, through the map.
+    fn get(&self) -> Option<u64> {
+        let state = self.state.load();
+        let snapshot = self.visible.load(Ordering::Acquire);
+        let frozen = || state.frozen.as_ref()?.get(snapshot);
+        state.active.get(snapshot).or_else(frozen).or_else(|| *self.map.read())
+    }
+
+    fn newest(state: &ReadState, snapshot: u64) -> Option<u64> {
+        let frozen = || state.frozen.as_ref()?.get(snapshot);
+        let segment = || state.segment.iter().copied().filter(|v| *v <= snapshot).max();
+        state.active.get(snapshot).or_else(frozen).or_else(segment)
+    }
+
+    /// A range read without a snapshot: what it gives, and the number that it is of.
+    fn range(&self, number_first: bool) -> (Option<u64>, u64) {
+        if number_first {
+            let snapshot = self.visible.load(Ordering::Acquire);
+            return (Self::newest(&self.state.load(), snapshot), snapshot);
+        }
+        loop {
+            let state = self.state.load_full();
+            let snapshot = self.visible.load(Ordering::Acquire);
+            if Arc::ptr_eq(&state, &self.state.load()) {
+                return (Self::newest(&state, snapshot), snapshot);
+            }
+        }
+    }
+
+    fn register(&self, in_two_steps: bool) -> u64 {
+        if !in_two_steps {
+            return self.snapshots.register(&self.visible).0;
+        }
+        let seqno = self.visible.load(Ordering::Acquire);
+        *self.snapshots.0.lock().entry(SeqNo(seqno)).or_insert(0) += 1;
+        seqno
+    }
+}
+
+/// A writer, a flush, and a reader; the last is the main thread.
+fn beside(read: impl FnOnce(&Store)) {
+    let store = Store::new();
+    let first = Arc::clone(&store.state.load().active);
+    store.write(&first, 1);
+    let writer = thread::spawn({
+        let store = Arc::clone(&store);
+        move || {
+            store.write(&first, 2);
+            let second = store.rotate(3);
+            store.write(&second, 3);
+        }
+    });
+    let flush = thread::spawn({
+        let store = Arc::clone(&store);
+        move || store.flush(makes(Mistake::OfTheModel))
+    });
+    read(&store);
+    writer.join().unwrap();
+    flush.join().unwrap();
+    assert_eq!(store.get(), Some(3), "in the end");
+}
+
+fn gets() {
+    beside(|store| {
+        let told = store.told.load(Ordering::Acquire);
+        let got = store.get();
+        assert!(got >= Some(told), "{got:?} after {told} was acknowledged");
+    });
+}
+
+fn ranges() {
+    beside(|store| {
+        let told = store.told.load(Ordering::Acquire);
+        let (got, snapshot) = store.range(makes(Mistake::OfTheModel));
+        assert!(snapshot >= told);
+        assert_eq!(got, Some(snapshot), "of a range");
+    });
+}
+
+fn snapshots() {
+    beside(|store| {
+        let snapshot = store.register(makes(Mistake::OfTheModel));
+        for _ in 0..2 {
+            let got = Store::newest(&store.state.load(), snapshot);
+            assert_eq!(got, Some(snapshot), "of a snapshot");
+        }
+        store.snapshots.release(SeqNo(snapshot));
+        assert_eq!(store.snapshots.len(), 0);
+    });
+}
+
+#[test]
+fn loom_a_get_sees_what_was_acknowledged() {
+    explore("publish: a get beside a write, a rotation and a flush", None, gets);
+}
+
+#[test]
+fn loom_a_range_is_of_one_moment() {
+    explore("publish: a range beside a write, a rotation and a flush", None, ranges);
+}
+
+#[test]
+fn loom_a_snapshot_keeps_its_versions() {
+    explore("publish: a snapshot beside a write, a rotation and a flush", None, snapshots);
+}
+
+#[test]
+#[should_panic(expected = "was acknowledged")]
+fn loom_finds_that_the_state_comes_before_the_map() {
+    explore("", Some(Mistake::OfTheModel), gets);
+}
+
+#[test]
+#[should_panic(expected = "of a range")]
+fn loom_finds_that_the_number_is_read_before_the_state() {
+    explore("", Some(Mistake::OfTheModel), ranges);
+}
+
+#[test]
+#[should_panic(expected = "of a snapshot")]
+fn loom_finds_that_a_snapshot_is_registered_in_two_steps() {
+    explore("", Some(Mistake::OfTheModel), snapshots);
+}
+
+#[test]
+#[should_panic(expected = "of a snapshot")]
+fn loom_finds_that_the_number_is_published_without_an_order() {
+    explore("", Some(Mistake::Relaxed64), snapshots);
+}

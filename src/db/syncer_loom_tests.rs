@@ -1,0 +1,143 @@
+//! Models of the shared `fsync`: whoever hears that its append is durable is right, whatever other
+//! writers, rotations and failures do meanwhile; what failed is not tried again.
+
+use super::*;
+use crate::sync::Arc;
+use crate::sync::modeled::{Mistake, explore, makes};
+use loom::sync::Mutex as Lock;
+use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use loom::thread;
+
+/// A file: how much was written, and how much of it a crash leaves.
+#[derive(Default)]
+struct File {
+    written: AtomicU64,
+    durable: AtomicU64,
+}
+
+struct Model {
+    files: [File; 2],
+    /// The log that takes writes, under the writers' lock.
+    writer: Lock<u64>,
+    syncer: Syncer<u64>,
+    /// Syncs that are yet to succeed; the next one fails.
+    fails_after: AtomicU64,
+    poisoned: AtomicBool,
+}
+
+impl Model {
+    fn new(fails_after: u64) -> Arc<Model> {
+        Arc::new(Model {
+            files: Default::default(),
+            writer: Lock::new(0),
+            syncer: Syncer::new(0, (LogId(0), 0)),
+            fails_after: AtomicU64::new(fails_after),
+            poisoned: AtomicBool::new(false),
+        })
+    }
+
+    fn append(&self) -> Position {
+        let log = self.writer.lock().unwrap();
+        let end = self.files[*log as usize].written.fetch_add(1, Ordering::Relaxed) + 1;
+        let position = (LogId(*log), end);
+        self.syncer.lock().appended = position;
+        position
+    }
+
+    fn rotate(&self) {
+        let mut log = self.writer.lock().unwrap();
+        let mut state = self.syncer.lock();
+        state.current = *log + 1;
+        state.older.push((LogId(*log), *log));
+        state.appended = (LogId(*log + 1), 0);
+        drop(state);
+        *log += 1;
+    }
+
+    fn sync_files(&self, files: &[(LogId, u64)]) -> Result<(), ()> {
+        assert!(!self.poisoned.load(Ordering::Relaxed), "a failed sync is tried again");
+        for (id, file) in files {
+            assert_eq!(id.0, *file);
+            let file = &self.files[*file as usize];
+            // What is written after the call may be left out.
+            let written = file.written.load(Ordering::Acquire);
+            thread::yield_now();
+            if self.fails_after.load(Ordering::Relaxed) == 0 {
+                self.poisoned.store(true, Ordering::Release);
+                return Err(());
+            }
+            self.fails_after.fetch_sub(1, Ordering::Relaxed);
+            file.durable.fetch_max(written, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn write(&self, without_check: bool) {
+        let position = self.append();
+        let check = || {
+            let poisoned = !without_check && self.poisoned.load(Ordering::Acquire);
+            if poisoned { Err(()) } else { Ok(()) }
+        };
+        let outcome = self.syncer.sync_to(position, check, |files| self.sync_files(files));
+        if outcome.is_ok() {
+            self.assert_durable(position);
+        } else {
+            assert!(self.poisoned.load(Ordering::Acquire));
+        }
+    }
+
+    /// All that was written before a position is durable: older logs too.
+    fn assert_durable(&self, (log, end): Position) {
+        for (n, file) in self.files.iter().enumerate().take(log.0 as usize + 1) {
+            let written = file.written.load(Ordering::Acquire);
+            let end = if n as u64 == log.0 { end } else { written };
+            assert!(file.durable.load(Ordering::Acquire) >= end, "said to be durable, and is not");
+        }
+    }
+}
+
+fn model(fails_after: u64, rotates: bool) {
+    let model = Model::new(fails_after);
+    let without_check = makes(Mistake::OfTheModel) && fails_after < 3;
+    let write = || {
+        let model = Arc::clone(&model);
+        move || model.write(without_check)
+    };
+    let mut others = vec![thread::spawn(write())];
+    if rotates {
+        let model = Arc::clone(&model);
+        others.push(thread::spawn(move || model.rotate()));
+    } else {
+        others.push(thread::spawn(write()));
+    }
+    write()();
+    others.into_iter().for_each(|other| other.join().unwrap());
+}
+
+#[test]
+fn loom_what_is_said_to_be_durable_is() {
+    explore("syncer: three writers", None, || model(100, false));
+}
+
+#[test]
+fn loom_older_logs_are_durable_first() {
+    explore("syncer: two writers and a rotation", None, || model(100, true));
+}
+
+#[test]
+fn loom_a_failed_sync_is_not_tried_again() {
+    explore("syncer: three writers, the first sync fails", None, || model(0, false));
+    explore("syncer: three writers, the second sync fails", None, || model(1, false));
+}
+
+#[test]
+#[should_panic(expected = "said to be durable")]
+fn loom_finds_that_later_appends_are_counted_as_synced() {
+    explore("", Some(Mistake::OfTheModel), || model(100, false));
+}
+
+#[test]
+#[should_panic(expected = "tried again")]
+fn loom_finds_a_second_try() {
+    explore("", Some(Mistake::OfTheModel), || model(0, false));
+}
