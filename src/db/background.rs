@@ -153,7 +153,10 @@ impl Inner {
         }
         drop(background);
         self.progress.notify_all();
-        self.work.notify_all();
+        // What failed makes no work for others: two that fail would wake each other without a rest.
+        if outcome.is_ok() {
+            self.work.notify_all();
+        }
         outcome.map(|()| true)
     }
 
@@ -313,7 +316,9 @@ impl Inner {
         drop(background);
         self.update_pressure();
         self.progress.notify_all();
-        self.work.notify_all();
+        if outcome.is_ok() {
+            self.work.notify_all();
+        }
         outcome
     }
 

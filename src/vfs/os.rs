@@ -72,20 +72,30 @@ impl Vfs for OsVfs {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(OsLock { _file: file }))),
+            Ok(()) => Ok(Some(Box::new(OsLock { file }))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
 }
 
-/// Closing the file releases the lock.
+/// A lock on a file.
 #[derive(Debug)]
 struct OsLock {
-    _file: File,
+    file: File,
 }
 
 impl VfsLock for OsLock {}
+
+impl Drop for OsLock {
+    fn drop(&mut self) {
+        // Closing the file alone would leave the lock to a process that another thread is just
+        // starting: until it runs its own program it has all open files too.
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!(%error, "cannot release a lock; closing its file does");
+        }
+    }
+}
 
 #[derive(Debug)]
 struct OsFile {
@@ -186,5 +196,25 @@ impl Entropy for OsEntropy {
         hasher.write_u128(since.as_nanos());
         hasher.write_u32(std::process::id());
         hasher.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_released_lock_is_free_even_if_another_process_is_just_being_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        let file = File::create(&path).unwrap();
+        file.try_lock().unwrap();
+        // What a process has between fork and exec.
+        let inherited = file.try_clone().unwrap();
+        let lock = OsLock { file };
+        assert!(OsVfs.lock(&path).unwrap().is_none());
+        drop(lock);
+        assert!(OsVfs.lock(&path).unwrap().is_some());
+        drop(inherited);
     }
 }

@@ -6,21 +6,47 @@
 //! cargo test --release --test campaign -- release --rows power,faults --shard 0/4
 //! cargo test --release --test campaign -- replay power 17   one seed again, with what it found
 //! cargo test --release --test campaign -- list
+//! cargo test --release --test campaign -- soak --minutes 60   [--seed N] [--dir D]
 //! ```
 //!
 //! The totals of a release are in `target/campaign.tsv`, and begin again when the format, the log or
 //! recovery changed, or with `--fresh`.
 
+mod child;
 mod driver;
+mod full;
+mod kill;
+mod kill_flip;
 mod power;
+mod process;
+mod soak;
 mod workload;
+mod writers;
 
 use driver::{Outcome, Row, Shard, Size, Totals, describe, run_row, run_seed, summary};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// The rows, cheapest first.
-const ROWS: &[Row] = &[power::ROW, power::RECOVERY];
+const ROWS: &[Row] = &[
+    power::RECOVERY,
+    power::ROW,
+    Row {
+        name: "kill",
+        counts: "kills of a writing process",
+        ci: 40,
+        release: 1_000,
+        run: kill::run,
+    },
+    Row {
+        name: "kill-flip",
+        counts: "bits flipped in a killed store",
+        ci: 150,
+        release: 2_500,
+        run: kill_flip::run,
+    },
+    Row { name: "full", counts: "times the disk was full", ci: 40, release: 2_000, run: full::run },
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -28,6 +54,9 @@ fn main() -> ExitCode {
         Some("release") => campaign(Size::Release, &arguments[1..]),
         Some("ci") => campaign(Size::Ci, &arguments[1..]),
         Some("replay") => replay(&arguments[1..]),
+        Some("soak") => soak::main(&arguments[1..]),
+        // What the rows start as processes of their own.
+        Some("child") => child_main(&arguments[1..]),
         Some("list") => {
             for row in ROWS {
                 println!("{:<12} {:>12} {}", row.name, row.release, row.counts);
@@ -47,8 +76,17 @@ fn main() -> ExitCode {
     }
 }
 
+fn child_main(arguments: &[String]) -> ExitCode {
+    match arguments.first().map(String::as_str) {
+        Some("write") => child::main(&arguments[1..]),
+        Some("full") => full::child_main(&arguments[1..]),
+        _ => return ExitCode::from(2),
+    }
+    ExitCode::SUCCESS
+}
+
 /// The value behind an option.
-fn option<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
+pub fn option<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
     let at = arguments.iter().position(|argument| argument == name)?;
     arguments.get(at + 1).map(String::as_str)
 }
@@ -82,6 +120,9 @@ fn campaign(size: Size, arguments: &[String]) -> ExitCode {
         outcomes.push((row, outcome));
     }
     println!("\n{}", summary(&outcomes, size));
+    for line in [kill::summary(), kill_flip::summary(), full::summary()].iter().flatten() {
+        println!("{line}");
+    }
     let mut violations = 0;
     for (row, outcome) in &outcomes {
         for (seed, what) in &outcome.violations {
