@@ -22,6 +22,8 @@ mod dump;
 mod expected;
 #[path = "golden/make.rs"]
 mod make;
+#[path = "golden/newer.rs"]
+mod newer;
 #[path = "golden/segment.rs"]
 mod segment;
 

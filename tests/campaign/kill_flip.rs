@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Whether damage to the last records of the newest log may look like a torn tail, so that each
 /// writer can lose its very last write.
-const TAIL_GAP: bool = true;
+const TAIL_GAP: bool = false;
 
 /// How many flips are tried on one store.
 const TRIALS: u64 = 30;

@@ -12,14 +12,22 @@
 //! The totals of a release are in `target/campaign.tsv`, and begin again when the format, the log or
 //! recovery changed, or with `--fresh`.
 
+mod author;
+mod blocks;
 mod child;
 mod driver;
+mod flips;
 mod full;
+mod heap;
 mod kill;
 mod kill_flip;
+mod logs;
 mod power;
 mod process;
+mod reading;
 mod soak;
+mod swaps;
+mod tails;
 mod workload;
 mod writers;
 
@@ -29,6 +37,10 @@ use std::process::ExitCode;
 
 /// The rows, cheapest first.
 const ROWS: &[Row] = &[
+    blocks::ROW,
+    swaps::ROW,
+    tails::ROW,
+    flips::ROW,
     power::RECOVERY,
     power::ROW,
     Row {
