@@ -199,6 +199,9 @@ impl Inner {
     /// Appends what shows how far the logs are durable. If that fails, nothing acknowledged is in
     /// danger: the next write begins a new log, or says what is wrong.
     fn mention_durable(&self, writer: &mut Writer) {
+        if writer.log.must_rotate() {
+            return;
+        }
         let mut append = || {
             if self.sync.lock().durable.0 != writer.log.id() {
                 // Another log was begun meanwhile, which can only speak for older ones as a whole.

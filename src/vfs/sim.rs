@@ -67,7 +67,8 @@ impl Call {
 pub enum Failure {
     /// An input/output error. Nothing was done, but for a sync: see the module's text.
     Refused,
-    /// No space is left. Only calls that may need some fail; nothing was done.
+    /// No space is left. Creations and writes fail, and syncs of files that have grown since the
+    /// last one; nothing was done, but for a sync: see the module's text.
     NoSpace,
     /// A signal came. Of a write, any part was done.
     Interrupted,
@@ -86,9 +87,7 @@ impl Failure {
         match self {
             Failure::Refused | Failure::Interrupted | Failure::Half => true,
             Failure::Done => call.is_change(),
-            Failure::NoSpace => {
-                matches!(call, Call::Create | Call::Write | Call::SetLen | Call::Sync)
-            }
+            Failure::NoSpace => matches!(call, Call::Create | Call::Write | Call::Sync),
             Failure::FlippedRead | Failure::MisplacedRead => call == Call::Read,
         }
     }
@@ -449,7 +448,7 @@ impl SimVfs {
     }
 
     /// Whether, and how, the call that is about to be made fails.
-    fn next_call(&self, call: Call) -> Option<Failure> {
+    fn next_call(&self, call: Call, file: Option<u64>) -> Option<Failure> {
         if call.is_change() {
             let hook = self.hook.lock().clone();
             if let Some(hook) = hook {
@@ -467,6 +466,12 @@ impl SimVfs {
         if now < fault.at || !counts || !fault.failure.applies_to(call) {
             return None;
         }
+        let has_grown = |file: &u64| {
+            state.files.get(file).is_some_and(|inode| inode.written.len() > inode.durable.len())
+        };
+        if fault.failure == Failure::NoSpace && call == Call::Sync && !file.iter().any(has_grown) {
+            return None;
+        }
         if !fault.sticky {
             state.fault = None;
         }
@@ -478,7 +483,7 @@ impl SimVfs {
         call: Call,
         action: impl FnOnce(&mut State) -> io::Result<T>,
     ) -> io::Result<T> {
-        match self.next_call(call) {
+        match self.next_call(call, None) {
             None => action(&mut self.state.lock()),
             Some(failure @ Failure::Done) => {
                 action(&mut self.state.lock())?;
@@ -652,7 +657,7 @@ impl SimFile {
 
 impl VfsFile for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let failure = self.vfs.next_call(Call::Read);
+        let failure = self.vfs.next_call(Call::Read, Some(self.file));
         let mut state = self.vfs.state.lock();
         let chance = failure.map_or(0, |_| state.entropy.next_u64());
         let written = &state.inode(self.file).written;
@@ -678,7 +683,7 @@ impl VfsFile for SimFile {
 
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         self.check_writable()?;
-        let failure = self.vfs.next_call(Call::Write);
+        let failure = self.vfs.next_call(Call::Write, Some(self.file));
         let mut state = self.vfs.state.lock();
         let part = match failure {
             None | Some(Failure::Done) => buf.len(),
@@ -709,7 +714,7 @@ impl VfsFile for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let failure = self.vfs.next_call(Call::Sync);
+        let failure = self.vfs.next_call(Call::Sync, Some(self.file));
         let mut state = self.vfs.state.lock();
         let seed = state.entropy.next_u64();
         let inode = state.inode(self.file);

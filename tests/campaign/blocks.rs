@@ -271,7 +271,7 @@ fn check_repair(
         for (key, value) in pairs {
             let found = space.get(key).map_err(|error| error.to_string())?;
             let is_saved = found.as_deref() == Some(&value[..]);
-            if !is_saved && !(is_lost(key) && place.newest.contains(key)) {
+            if !(is_saved || is_lost(key) && place.newest.contains(key)) {
                 return Err(format!("repair lost {:?} of {name}", key.escape_ascii()));
             }
         }

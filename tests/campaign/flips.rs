@@ -25,12 +25,6 @@ use std::sync::{Arc, Mutex};
 pub const ROW: Row =
     Row { name: "flips", counts: "flipped bits", ci: 100_000, release: 2_000_000, run };
 
-/// What was synced before a kill may be lost to damage as if to a torn tail while no record behind it
-/// says that it is durable: the last synced records of the newest log, and just after opening, before
-/// the first record behind a sync, those that the logs before it did not vouch for themselves. Off:
-/// that too is a violation.
-pub const TAIL_GAP: bool = false;
-
 /// How many bits a seed of a release stands for, and of those that a sample is taken of.
 const SLICE: u64 = 512;
 const SAMPLE: u64 = 1;
@@ -435,7 +429,7 @@ fn check_database(patient: &Patient, vfs: &MemVfs, name: &str, bit: u64) -> Resu
         Some(Fate::Damage { offset }) => {
             return Err(format!("the record at byte {offset} was synced, and nobody objects"));
         }
-        Some(Fate::Torn { last, .. }) if last < store.synced && !TAIL_GAP => {
+        Some(Fate::Torn { last, .. }) if last < store.synced => {
             return Err(format!("lost what was synced behind operation {last}"));
         }
         Some(Fate::Torn { last, .. }) => Some(store.content_at(last)),

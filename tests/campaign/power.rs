@@ -145,7 +145,7 @@ fn open_and_check(env: Env, history: &History, seed: u64, config: &Config) -> Re
     runner.open().map_err(|trouble| format!("open: {trouble}"))?;
     let state = runner.check().map_err(|trouble| format!("after recovery: {trouble}"))?;
     let admitted = history.admits(&state).ok_or_else(|| history.describe(&state))?;
-    if seed % 8 != 0 {
+    if !seed.is_multiple_of(8) {
         return Ok(());
     }
     // Life goes on; and what is wrong may show at the next open only.
@@ -182,7 +182,7 @@ fn crash_recovery(
         vfs.before_each_change(move |vfs, call| {
             let seed = Rng::new(seed ^ vfs.changes()).next();
             // After a sync more is decided than before it, so that is where most crashes are.
-            if matches!(call, Call::Sync | Call::SyncDir) || seed % 2 == 0 {
+            if matches!(call, Call::Sync | Call::SyncDir) || seed.is_multiple_of(2) {
                 crashes.lock().unwrap().push(vfs.power_loss(seed));
             }
         });

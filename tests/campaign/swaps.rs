@@ -10,18 +10,12 @@ use crate::author::{
     Author, Content, Dice, Files, Knobs, Store, env_over, files_of, path_of, with_files,
 };
 use crate::driver::{Row, Size, Violation};
-use crate::flips::TAIL_GAP;
 use crate::logs::{self, Fate, HEADER, Log};
 use crate::reading::{pairs_of, read_all, read_segment};
 use ashlardb::{Compression, Error, ErrorKind, Recovery, SegmentReader};
 
 pub const ROW: Row =
     Row { name: "swaps", counts: "misplaced and stale parts", ci: 10_000, release: 200_000, run };
-
-/// An older manifest is not detected while nothing else says what its newest edits were, if these
-/// only create a keyspace that nothing was written to, or drop or clear one that has no segments:
-/// the keyspace is gone, or back, or what was cleared is back. Off: that too is a violation.
-pub const MANIFEST_GAP: bool = false;
 
 const PAGE: usize = 4096;
 
@@ -354,7 +348,7 @@ fn swap_logs(case: &mut Case, moments: &[Moment], other: &Files) -> Result<(), S
             match logs::fate(&case.chain, i, state.len(), usize::MAX) {
                 Some(Fate::Damage { .. }) => case.refuses(&what, &[(&log.name, &state)])?,
                 Some(Fate::Torn { last, .. }) => {
-                    if !is_last && last < case.store.synced && !TAIL_GAP {
+                    if !is_last && last < case.store.synced {
                         return Err(format!("{what}: nothing says that more had been synced"));
                     }
                     // As a crash would have left it, unless the manifest says otherwise.
@@ -386,14 +380,8 @@ fn roll_back(case: &mut Case, moments: &[Moment]) -> Result<(), String> {
         let content = case.content.clone();
         match case.open_as(&files, &content)? {
             Outcome::Refused | Outcome::Same => {}
-            Outcome::Wrong(_) if MANIFEST_GAP && is_in_gap(&since) => {}
             outcome => return Err(format!("a manifest from before {since:?}: {outcome:?}")),
         }
     }
     Ok(())
-}
-
-/// Whether one of the edits that are gone is of a kind that nothing else tells of.
-fn is_in_gap(since: &[&str]) -> bool {
-    since.iter().any(|what| ["create", "drop", "clear"].contains(what))
 }

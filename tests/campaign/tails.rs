@@ -8,7 +8,6 @@
 
 use crate::author::{Author, Dice, Files, Knobs, Store, files_of, path_of, with_files};
 use crate::driver::{Row, Size, Violation};
-use crate::flips::TAIL_GAP;
 use crate::logs::{self, Fate, HEADER, Log};
 use crate::reading::read_all;
 use ashlardb::{Error, ErrorKind, Recovery};
@@ -85,7 +84,9 @@ impl Case {
     fn lose_tail(&self, i: usize, dice: &Dice) -> Result<u64, String> {
         let log = &self.chain[i];
         let bytes = &self.files[&log.name];
-        let durable = self.store.durable[&log.name];
+        // What a record says is durable is, whoever synced it.
+        let said = log.records.iter().map(|record| record.durable).max().unwrap_or(0);
+        let durable = self.store.durable[&log.name].max(said);
         let mut tried = 0;
         let tail = bytes.len() - durable;
         let cuts: Vec<usize> = if tail <= EVERY_BYTE {
@@ -222,6 +223,9 @@ impl Case {
                 lost.push(("cut within", bytes[..flip].to_vec(), flip, log.end));
             }
             for (what, altered, from, to) in lost {
+                // What was zero before and is zeroed is not damaged.
+                let same = altered.iter().zip(bytes).take_while(|(a, b)| a == b).count();
+                let from = from.max(same);
                 let (to, fate) = match logs::fate(&self.chain, i, from, to) {
                     Some(fate) => (to, fate),
                     None => continue,
@@ -235,7 +239,8 @@ impl Case {
                         self.check_damage(i, altered, offset).map_err(complain)?;
                         tried += 1;
                     }
-                    Fate::Torn { last, .. } if last < self.store.synced && !TAIL_GAP => {
+                    // Damage that reaches farther may take what tells of it, too.
+                    Fate::Torn { last, .. } if last < self.store.synced && to <= record.end => {
                         return Err(complain(format!(
                             "nothing says that what follows operation {last} was synced"
                         )));

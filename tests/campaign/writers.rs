@@ -136,16 +136,6 @@ impl Script {
         (op, durability)
     }
 
-    /// What the writer's keys are after its first `n` operations.
-    pub fn replay(&self, n: u64) -> Model {
-        let mut model = Model::default();
-        for n in 0..n {
-            let (op, _) = self.op(n, &model);
-            model.apply(n, &op);
-        }
-        model
-    }
-
     /// What all keys of the writer begin with.
     pub fn prefix(&self) -> Vec<u8> {
         format!("{:02}/", self.writer).into_bytes()
