@@ -82,8 +82,9 @@ fn the_manifest_is_synced_before_opening_acts_on_it() {
     let faulty = FaultyVfs::new(MemVfs::default());
     let env = faulty.env(1);
     drop(manual(&env).open().unwrap());
-    // The first change is the removal of an unfinished manifest, which nothing depends on.
-    faulty.fail(1, false, Fault::Refused);
+    // The first change is the removal of an unfinished manifest, which nothing depends on; the
+    // second writes the last edit once more.
+    faulty.fail(2, false, Fault::Refused);
     match manual(&env).open() {
         Err(Error::Io { operation: "sync", path, .. }) => assert!(path.ends_with("MANIFEST")),
         other => panic!("something else came first: {other:?}"),

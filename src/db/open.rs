@@ -28,7 +28,7 @@ use crate::version::{
 use crate::vfs::{Env, OpenMode, VfsLock};
 use crate::wal::{
     LOG_HEADER_LEN, LogWriter, Recovery, Replayed, log_file_name, parse_log_file_name, remove_logs,
-    replay,
+    renew, replay,
 };
 use std::collections::HashMap;
 use std::path::Path;
@@ -269,11 +269,8 @@ fn begin_log(env: &Env, dir: &Path, state: &ManifestState, read: Read) -> Result
         notices.push(format!("removed {name}: what it holds, if anything, comes after a gap"));
     }
     // What will be shown to users from now on must survive as long as what they write next.
-    for log in &replayed.logs {
-        let path = dir.join(log_file_name(*log));
-        let file =
-            env.vfs.open(&path, OpenMode::ReadWrite).map_err(|e| Error::io("open", &path, e))?;
-        file.sync_data().map_err(|e| Error::io("sync", &path, e))?;
+    for log in &replayed.uncertain {
+        renew(env, dir, log_salt, log)?;
     }
     let last_seqno = replayed.last_seqno;
     let newest = replayed.logs.iter().copied().max().unwrap_or(state.log_floor);

@@ -295,6 +295,8 @@ impl Builder {
     /// Opens the database, recovering what a crash left.
     ///
     /// Reads the manifest, each segment's footer and properties, and the logs that are not flushed.
+    /// Of these logs it writes anew, to the same place, what is not known to be durable: a sync that
+    /// failed before may have lost it.
     ///
     /// # Errors
     ///

@@ -96,7 +96,8 @@ impl Manifest {
             .vfs
             .open(&path, OpenMode::ReadWrite)
             .map_err(|error| Error::io("open", &path, error))?;
-        let loaded = read(&read_all(&*file, &path)?, &path)?;
+        let bytes = read_all(&*file, &path)?;
+        let loaded = read(&bytes, &path)?;
         let manifest = Manifest {
             env: env.clone(),
             dir: dir.to_path_buf(),
@@ -107,7 +108,8 @@ impl Manifest {
             roll_at: ROLL_MIN,
             poison: None,
         };
-        let unsettled = Unsettled { manifest, whole: loaded.whole };
+        let last = (loaded.last as u64, bytes.get(loaded.last..).unwrap_or_default().to_vec());
+        let unsettled = Unsettled { manifest, whole: loaded.whole, last };
         Ok((unsettled, loaded.state, loaded.notices))
     }
 
@@ -217,6 +219,8 @@ impl Manifest {
 pub(crate) struct Unsettled {
     manifest: Manifest,
     whole: bool,
+    /// The last edit, both copies, and where it is.
+    last: (u64, Vec<u8>),
 }
 
 impl Unsettled {
@@ -230,7 +234,12 @@ impl Unsettled {
             return Manifest::replace(env, dir, state);
         }
         // The process may have died between writing the last edit and syncing it. What opening does
-        // because of that edit, removing files above all, must not outlive it.
+        // because of that edit, removing files above all, must not outlive it. If the sync failed,
+        // the bytes may be in the system's memory only, and a second sync would not care: so they
+        // are written again.
+        let (at, last) = &self.last;
+        let written = manifest.file.write_all_at(last, *at);
+        written.map_err(|error| Error::io("write to", &manifest.path, error))?;
         manifest.file.sync_data().map_err(|error| Error::io("sync", &manifest.path, error))?;
         env.vfs.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
         Ok(manifest)
@@ -339,6 +348,8 @@ pub(super) struct Loaded {
     pub(super) state: ManifestState,
     salt: u64,
     end: u64,
+    /// Where the last edit starts.
+    last: usize,
     /// What was passed over.
     pub(super) notices: Vec<String>,
     /// Whether there are both copies of every edit, and nothing else.
@@ -357,6 +368,7 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Loaded> {
     // copies of it verified.
     let mut expected = header.first;
     let mut last: Option<(&[u8], u32)> = None;
+    let mut last_start = at;
     while at < bytes.len() {
         let found = match records.at(at) {
             Some(record) => Some((at, record)),
@@ -388,6 +400,7 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Loaded> {
             let edit = Edit::decode(record.payload).map_err(malformed)?;
             state.absorb(&edit).map_err(malformed)?;
             state.edit_number = expected;
+            last_start = start;
             // A copy that was passed over counts: it was noted already.
             last = Some((record.payload, if start == at { 1 } else { 2 }));
             expected = expected
@@ -423,7 +436,8 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Loaded> {
     // Overlaps are looked for once here, not after each edit: an edit that makes one is never
     // written, so that this is about damage and mistakes only.
     state.check_runs(None).map_err(|wrong| wrong.at(path, HEADER_LEN as u64))?;
-    Ok(Loaded { state, salt: header.salt, end: at as u64, notices, whole })
+    let (salt, end) = (header.salt, at as u64);
+    Ok(Loaded { state, salt, end, last: last_start, notices, whole })
 }
 
 struct Header {

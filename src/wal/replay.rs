@@ -76,6 +76,9 @@ pub(crate) struct Replayed {
     pub(crate) last_log: Option<(LogId, u64)>,
     /// The logs replayed, oldest first.
     pub(crate) logs: Vec<LogId>,
+    /// What of each of them is not known to be durable: to be made so by
+    /// [`renew`](super::renew).
+    pub(crate) uncertain: Vec<Uncertain>,
     /// Logs that are no part of the chain or lie behind its end, newest first: to be removed by
     /// [`remove_logs`] before a new log is created.
     pub(crate) discarded: Vec<LogId>,
@@ -122,6 +125,12 @@ pub(crate) fn replay(
         done.logs.push(header.id);
         let stop = replay_log(header, log, later, &mut done, sink)?;
         done.last_log = Some((header.id, stop.offset));
+        if stop.durable > HEADER_LEN {
+            // What is said of a log holds for all before it.
+            done.uncertain.iter_mut().for_each(|older| older.from = older.end);
+        }
+        let from = if stop.durable > HEADER_LEN { stop.durable.min(stop.offset) } else { 0 };
+        done.uncertain.push(Uncertain { header: *header, from, end: stop.offset });
         match stop.why {
             Why::End => continue,
             Why::Torn if recovery == Recovery::Strict => {
@@ -154,6 +163,16 @@ pub(crate) fn remove_logs(env: &Env, dir: &Path, ids: &[LogId]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A part of a log that was replayed, perhaps out of the system's memory, and is not known to be on
+/// the device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Uncertain {
+    pub(super) header: LogHeader,
+    /// Where it starts: zero, so that the header is part of it, or the end of a record.
+    pub(super) from: u64,
+    pub(super) end: u64,
 }
 
 /// A log file and its length when it was opened.
@@ -190,7 +209,12 @@ impl Logs {
                 Ok(LogFile { path: path.clone(), file, len })
             });
             let log = opened.map_err(|error| Error::io("open", &path, error))?;
-            let header = match log.header(id, database) {
+            let header = match log.header(id, database).transpose() {
+                // Read wrong, perhaps: what the device says the second time counts.
+                None => log.header(id, database),
+                Some(header) => header.map(Some),
+            };
+            let header = match header {
                 Err(Error::Corruption { .. }) if recovery == Recovery::PointInTime => None,
                 header => header?,
             };
@@ -263,7 +287,9 @@ impl Logs {
 /// Where the replay of a log stopped, and why.
 pub(super) struct Stop {
     offset: u64,
-    pub(super) why: Why,
+    why: Why,
+    /// Up to where records in front of that say that the log is durable.
+    durable: u64,
 }
 
 pub(super) enum Why {
@@ -287,16 +313,29 @@ fn replay_log(
     let limit = successor.and_then(|(header, _)| header.predecessor).map(|(_, end)| end);
     let mut pieces = Pieces::new(log);
     let mut offset = HEADER_LEN;
-    let damage = |offset, what: String| {
-        Ok(Stop { offset, why: Why::Damage(Error::corruption(&log.path, offset, what)) })
+    let mut durable = 0;
+    let mut read_again = None;
+    let damage = |offset, durable, what: String| {
+        let why = Why::Damage(Error::corruption(&log.path, offset, what));
+        Ok(Stop { offset, why, durable })
     };
     while limit.is_none_or(|limit| offset < limit) {
         let Some((record, bytes)) = pieces.record(header.salt, offset)? else {
-            return judge(header, log, later, offset, *last);
+            // Read wrong, perhaps: what the device says the second time counts.
+            if read_again != Some(offset) {
+                read_again = Some(offset);
+                pieces = Pieces::new(log);
+                continue;
+            }
+            return Ok(Stop { offset, why: judge(header, log, later, offset, *last)?, durable });
         };
         let end = offset + record.len();
         if limit.is_some_and(|limit| end > limit) {
-            return damage(offset, "a record runs past the end that the next log gives".into());
+            return damage(
+                offset,
+                durable,
+                "a record runs past the end that the next log gives".into(),
+            );
         }
         match decode_record(&record, bytes, offset, *last) {
             Ok(ops) => {
@@ -317,17 +356,22 @@ fn replay_log(
                 }
                 *last = seqno;
             }
-            Err(Malformed::Damaged(what)) => return damage(offset, what.into()),
+            Err(Malformed::Damaged(what)) => return damage(offset, durable, what.into()),
             Err(wrong @ Malformed::Unsupported(_)) => return Err(wrong.at(&log.path, offset)),
         }
+        durable = durable.max(record.durable(offset).unwrap_or(0));
         offset = end;
     }
     match successor {
         Some((next, _)) if limit != Some(offset) || next.last_seqno != *last => {
             let (next, noted) = (next.id, next.last_seqno);
-            damage(offset, format!("it ends at operation {last}, but log {next} notes {noted}"))
+            damage(
+                offset,
+                durable,
+                format!("it ends at operation {last}, but log {next} notes {noted}"),
+            )
         }
-        _ => Ok(Stop { offset, why: Why::End }),
+        _ => Ok(Stop { offset, why: Why::End, durable }),
     }
 }
 
@@ -381,9 +425,9 @@ pub(super) fn judge(
     later: &[(LogHeader, &LogFile)],
     offset: u64,
     last: SeqNo,
-) -> Result<Stop> {
+) -> Result<Why> {
     if later.is_empty() && log.is_zero_from(offset)? {
-        return Ok(Stop { offset, why: Why::End });
+        return Ok(Why::End);
     }
     let mut proof = log.proof(header.salt, offset, offset, last)?.map(|at| (log, at));
     for (header, log) in later {
@@ -392,12 +436,12 @@ pub(super) fn judge(
             proof = found.map(|at| (*log, at));
         }
     }
-    let Some((witness, at)) = proof else { return Ok(Stop { offset, why: Why::Torn }) };
+    let Some((witness, at)) = proof else { return Ok(Why::Torn) };
     let what = format!(
         "no sound record is here, but what byte {at} of {} shows that it had been synced",
         witness.path.display()
     );
-    Ok(Stop { offset, why: Why::Damage(Error::corruption(&log.path, offset, what)) })
+    Ok(Why::Damage(Error::corruption(&log.path, offset, what)))
 }
 
 impl LogFile {

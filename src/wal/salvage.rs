@@ -477,7 +477,7 @@ impl Walker<'_> {
                 Some(LogHeader { id: link.id, salt, predecessor: None, last_seqno: last })
             });
             if let Some(header) = header {
-                match judge(&header, log, &sound, offset, last)?.why {
+                match judge(&header, log, &sound, offset, last)? {
                     Why::End => return Ok(()),
                     Why::Torn => is_torn = true,
                     Why::Damage(Error::Corruption { what: why, .. }) => what = why,

@@ -16,6 +16,7 @@ mod author;
 mod blocks;
 mod child;
 mod driver;
+mod faults;
 mod flips;
 mod full;
 mod heap;
@@ -25,9 +26,12 @@ mod logs;
 mod power;
 mod process;
 mod reading;
+mod same;
+mod same_ops;
 mod soak;
 mod swaps;
 mod tails;
+mod watch;
 mod workload;
 mod writers;
 
@@ -43,6 +47,9 @@ const ROWS: &[Row] = &[
     flips::ROW,
     power::RECOVERY,
     power::ROW,
+    faults::ROW,
+    faults::FSYNC,
+    same::ROW,
     Row {
         name: "kill",
         counts: "kills of a writing process",

@@ -179,12 +179,15 @@ pub struct History {
     durable: usize,
     /// What comes of the operation that is under way, perhaps.
     pending: Option<Arc<State>>,
+    /// What would have come of operations that failed since the newest state: a crash may bring one
+    /// of them to light, until another change is acknowledged.
+    failed: Vec<Arc<State>>,
 }
 
 impl Default for History {
     fn default() -> Self {
         let empty = Arc::new(State::from([(0, BTreeMap::new())]));
-        History { states: vec![empty], durable: 0, pending: None }
+        History { states: vec![empty], durable: 0, pending: None, failed: Vec::new() }
     }
 }
 
@@ -195,11 +198,20 @@ impl History {
 
     /// Whether a crash now may leave this; and if so, the history that it would then have.
     pub fn admits(&self, state: &State) -> Option<History> {
-        let states = self.states[self.durable..].iter().chain(&self.pending);
-        let found = states.clone().position(|s| **s == *state)?;
-        let states: Vec<_> = states.take(found + 1).cloned().collect();
-        let durable = states.len() - 1;
-        Some(History { states, durable, pending: None })
+        self.admits_from(self.durable, state)
+    }
+
+    /// Whether the death of the process may leave this: it loses nothing.
+    pub fn outlives_process(&self, state: &State) -> Option<History> {
+        self.admits_from(self.states.len() - 1, state)
+    }
+
+    fn admits_from(&self, first: usize, state: &State) -> Option<History> {
+        let is_it = |s: &&Arc<State>| ***s == *state;
+        let known = self.states[first..].iter().find(is_it);
+        let found = known.or_else(|| self.pending.iter().chain(&self.failed).find(is_it))?;
+        let states = vec![Arc::clone(found)];
+        Some(History { states, durable: 0, pending: None, failed: Vec::new() })
     }
 
     fn begin(&mut self, next: State) {
@@ -208,7 +220,21 @@ impl History {
 
     /// The operation that was under way is done.
     fn done(&mut self) {
-        self.states.extend(self.pending.take());
+        // What changes nothing may not even have been written: it says nothing of what failed.
+        if let Some(state) = self.pending.take().filter(|next| *next != *self.newest()) {
+            self.states.push(state);
+            self.failed.clear();
+        }
+    }
+
+    /// What the operation that is under way would make, if it changes anything.
+    pub fn pending(&self) -> Option<&Arc<State>> {
+        self.pending.as_ref()
+    }
+
+    /// It failed, and cannot be seen; but a crash may bring it to light.
+    pub fn failed(&mut self) {
+        self.failed.extend(self.pending.take());
     }
 
     /// It failed, and left nothing.
@@ -261,7 +287,9 @@ impl History {
         differences.extend(extra.map(|space| format!("keyspace {space} exists")));
         format!(
             "the state is none of the {} that are allowed; against the newest: {}",
-            self.states.len() - self.durable + usize::from(self.pending.is_some()),
+            self.states.len() - self.durable
+                + usize::from(self.pending.is_some())
+                + self.failed.len(),
             differences.join(", ")
         )
     }
@@ -573,7 +601,10 @@ fn contents(db: &Db, handles: &BTreeMap<u8, Keyspace>) -> Result<State, Trouble>
 
 /// A shorter list of operations that `fails` too, by leaving out ever smaller pieces (Zeller and
 /// Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", IEEE TSE 2002).
-pub fn reduce(ops: &[Op], fails: &dyn Fn(&[Op]) -> Option<String>) -> (Vec<Op>, Option<String>) {
+pub fn reduce<T: Clone>(
+    ops: &[T],
+    fails: &dyn Fn(&[T]) -> Option<String>,
+) -> (Vec<T>, Option<String>) {
     let mut best = ops.to_vec();
     let mut what = None;
     let mut attempts = 600;
