@@ -67,8 +67,8 @@ impl Call {
 pub enum Failure {
     /// An input/output error. Nothing was done, but for a sync: see the module's text.
     Refused,
-    /// No space is left. Creations and writes fail, and syncs of files that have grown since the
-    /// last one; nothing was done, but for a sync: see the module's text.
+    /// No space is left. Creations, writes and syncs fail; if it lasts, only syncs of files that
+    /// have grown since the last one. Nothing was done, but for a sync: see the module's text.
     NoSpace,
     /// A signal came. Of a write, any part was done.
     Interrupted,
@@ -469,7 +469,8 @@ impl SimVfs {
         let has_grown = |file: &u64| {
             state.files.get(file).is_some_and(|inode| inode.written.len() > inode.durable.len())
         };
-        if fault.failure == Failure::NoSpace && call == Call::Sync && !file.iter().any(has_grown) {
+        let needs_space = call != Call::Sync || !fault.sticky || file.iter().any(has_grown);
+        if fault.failure == Failure::NoSpace && !needs_space {
             return None;
         }
         if !fault.sticky {
