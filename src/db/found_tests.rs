@@ -3,8 +3,7 @@
 use super::*;
 use crate::compaction::{Busy, Mood, OutputRun};
 use crate::version::SegmentMeta;
-use crate::vfs::{Env, MemVfs, OpenMode};
-use crate::wal::faulty::{Fault, FaultyVfs};
+use crate::vfs::{Env, Failure, MemVfs, OpenMode, SimVfs};
 use crate::{Background, Builder, Compaction, Compression, Recovery};
 use std::path::PathBuf;
 
@@ -79,12 +78,12 @@ impl<'a, I: Iterator<Item = &'a Arc<crate::version::Segment>>> RevByKey for I {
 /// files because of it, and power loss then took the edit back.
 #[test]
 fn the_manifest_is_synced_before_opening_acts_on_it() {
-    let faulty = FaultyVfs::new(MemVfs::default());
+    let faulty = SimVfs::new(0);
     let env = faulty.env(1);
     drop(manual(&env).open().unwrap());
     // The first change is the removal of an unfinished manifest, which nothing depends on; the
     // second writes the last edit once more.
-    faulty.fail(2, false, Fault::Refused);
+    faulty.fail(2, false, Failure::Refused);
     match manual(&env).open() {
         Err(Error::Io { operation: "sync", path, .. }) => assert!(path.ends_with("MANIFEST")),
         other => panic!("something else came first: {other:?}"),
@@ -94,7 +93,7 @@ fn the_manifest_is_synced_before_opening_acts_on_it() {
 /// A synced write must not be durable while an older log is not.
 #[test]
 fn a_sync_covers_the_older_logs_too() {
-    let faulty = FaultyVfs::new(MemVfs::default());
+    let faulty = SimVfs::new(0);
     let env = faulty.env(1);
     let db = manual(&env).open().unwrap();
     let inner = db.inner();
@@ -173,7 +172,7 @@ fn a_move_that_comes_too_late_leaves_the_file_to_its_readers() {
 /// Each try of a flush that failed half way left the segments of the first keyspace behind.
 #[test]
 fn flushes_that_fail_leave_no_files() {
-    let faulty = FaultyVfs::new(MemVfs::default());
+    let faulty = SimVfs::new(0);
     let env = faulty.env(3);
     let db = manual(&env).open().unwrap();
     let other = db.keyspace("o").unwrap();
@@ -183,7 +182,7 @@ fn flushes_that_fail_leave_no_files() {
     inner.rotate(&mut inner.writer.lock()).unwrap();
     let mut failed = 0;
     for k in 0..20 {
-        faulty.fail(k, false, Fault::Refused);
+        faulty.fail(k, false, Failure::Refused);
         let outcome = inner.flush_oldest();
         faulty.heal();
         if outcome.is_ok() || inner.is_poisoned.load(Ordering::Acquire) {
@@ -243,11 +242,11 @@ fn clears_do_not_pile_up() {
 /// After one refused append a close reported that writes are refused, although nothing was lost.
 #[test]
 fn a_close_after_a_refused_append_succeeds() {
-    let faulty = FaultyVfs::new(MemVfs::default());
+    let faulty = SimVfs::new(0);
     let env = faulty.env(3);
     let db = manual(&env).open().unwrap();
     db.put("a", "1").unwrap();
-    faulty.fail(0, true, Fault::Half);
+    faulty.fail(0, true, Failure::Half);
     assert!(db.put("b", "1").is_err());
     faulty.heal();
     db.close().unwrap();
@@ -258,15 +257,15 @@ fn a_close_after_a_refused_append_succeeds() {
 /// Each refused append began another log, with an empty memtable to flush.
 #[test]
 fn refused_appends_do_not_pile_up_memtables() {
-    let faulty = FaultyVfs::new(MemVfs::default());
+    let faulty = SimVfs::new(0);
     let env = faulty.env(3);
     let db = manual(&env).open().unwrap();
     for _ in 0..10 {
         assert!(db.put("a", "1").is_ok());
         // The second write's record fails; the one after begins a new log.
-        faulty.fail(0, false, Fault::Refused);
+        faulty.fail(0, false, Failure::Refused);
         assert!(db.put("b", "1").is_err());
-        faulty.fail(0, true, Fault::Refused);
+        faulty.fail(0, true, Failure::Refused);
         assert!(db.put("c", "1").is_err());
         faulty.heal();
         db.flush().unwrap();
@@ -293,4 +292,135 @@ fn a_manual_compaction_leaves_later_flushes_alone() {
         let range = inner.range_until_now(None, None);
         assert!(inner.strategy.pick_range(&tree(&db), &range, &now).is_some(), "{compaction:?}");
     }
+}
+
+/// What was synced last and then damaged looked like a torn tail if the process died before it wrote
+/// anything else.
+#[test]
+fn damage_to_the_last_synced_record_is_no_torn_tail() {
+    // What is done after the last synced write, which must not make a difference.
+    let ways: [fn(&Db); 4] = [
+        |_| {},
+        |db| db.inner().rotate(&mut db.inner().writer.lock()).unwrap(),
+        |db| {
+            db.inner().rotate(&mut db.inner().writer.lock()).unwrap();
+            db.sync().unwrap();
+        },
+        |db| {
+            db.keyspace("other").unwrap();
+        },
+    ];
+    for (n, way) in ways.into_iter().enumerate() {
+        let env = Env::in_memory(1);
+        let db = manual(&env).open().unwrap();
+        for key in 0..5u8 {
+            db.put([key], "a value").unwrap();
+        }
+        db.sync().unwrap();
+        way(&db);
+        drop(db);
+        let log = files(&env, ".wal").remove(0);
+        // Behind the header, the witness, and four of the five records.
+        flip(&env, &log, 64 + 34 + 4 * 41 + 30);
+        let opened = manual(&env).open();
+        assert!(matches!(&opened, Err(Error::Corruption { file, .. }) if *file == log), "way {n}");
+    }
+}
+
+/// The same after opening, which shows what it replayed and makes it durable.
+#[test]
+fn damage_to_what_was_replayed_is_no_torn_tail() {
+    let env = Env::in_memory(1);
+    let db = manual(&env).open().unwrap();
+    db.put("key", "not synced").unwrap();
+    drop(db);
+    drop(manual(&env).open().unwrap());
+    let log = files(&env, ".wal").remove(0);
+    flip(&env, &log, 64 + 34 + 30);
+    assert!(matches!(manual(&env).open(), Err(Error::Corruption { .. })));
+}
+
+/// A manifest that lost its last edit, or was put back from an earlier day, brought cleared keys back.
+#[test]
+fn an_older_manifest_is_not_taken_for_the_newest() {
+    let changes: [fn(&Db); 4] = [
+        |db| db.clear().unwrap(),
+        |db| drop(db.keyspace("new").unwrap()),
+        |db| db.drop_keyspace("old").unwrap(),
+        |db| {
+            db.flush().unwrap();
+            db.put("behind", "the flush").unwrap();
+        },
+    ];
+    for (n, change) in changes.into_iter().enumerate() {
+        let vfs = MemVfs::default();
+        let env = Env { vfs: Arc::new(vfs.clone()), ..Env::in_memory(1) };
+        let db = manual(&env).open().unwrap();
+        db.keyspace("old").unwrap();
+        db.put("key", "value").unwrap();
+        let path = Path::new(DIR).join("MANIFEST");
+        let len = env.vfs.open(&path, OpenMode::Read).unwrap().len().unwrap();
+        change(&db);
+        drop(db);
+        manual(&Env { vfs: Arc::new(vfs.fork()), ..Env::in_memory(2) }).open().unwrap();
+        env.vfs.open(&path, OpenMode::ReadWrite).unwrap().set_len(len).unwrap();
+        let opened = manual(&env).open();
+        assert!(matches!(opened, Err(Error::Corruption { .. })), "change {n}: {opened:?}");
+        assert_eq!(env.vfs.open(&path, OpenMode::Read).unwrap().len().unwrap(), len);
+    }
+}
+
+/// A manifest that could not be appended to for want of room refused writes until a reopen.
+#[test]
+fn a_disk_that_is_full_for_a_while_needs_no_reopen() {
+    let vfs = SimVfs::new(1);
+    let db = manual(&vfs.env(1)).open().unwrap();
+    db.put("a", "1").unwrap();
+    let segments = || {
+        let names = crate::vfs::Vfs::read_dir(&vfs, Path::new(DIR)).unwrap();
+        names.iter().filter(|name| name.ends_with(".seg")).count()
+    };
+    for room in [0, 20, 40, 60, 80, 100, 200, 1000, 5000, 9000, 13_000, 100_000] {
+        vfs.set_capacity(vfs.used() + room);
+        let full = [db.keyspace("k").err(), db.flush().err(), db.put("b", "2").err()];
+        vfs.set_capacity(u64::MAX);
+        assert!(full.iter().flatten().all(|e| matches!(e, Error::DiskFull { .. })), "{full:?}");
+        db.put("c", "3").unwrap();
+        assert_eq!(db.get("a").unwrap().unwrap(), b"1");
+        db.flush().unwrap();
+        assert_eq!(segments(), db.segments().len(), "nothing is left of what failed");
+        if db.keyspaces().len() > 1 {
+            db.drop_keyspace("k").unwrap();
+        }
+    }
+    drop(db);
+    let db = manual(&vfs.env(2)).open().unwrap();
+    assert_eq!(db.get("a").unwrap().unwrap(), b"1");
+    assert_eq!(db.get("c").unwrap().unwrap(), b"3");
+}
+
+/// While flushes fail in the background, writes say so; once one succeeds they are taken again.
+#[test]
+fn a_failed_flush_is_visible_on_the_next_write() {
+    let vfs = SimVfs::new(1);
+    let db = Db::builder(DIR).env(vfs.env(1)).open().unwrap();
+    db.put("a", "1").unwrap();
+    vfs.set_capacity(vfs.used());
+    assert!(db.flush().is_err());
+    let refused = loop {
+        match db.put("b", "2") {
+            Err(error) => break error,
+            Ok(()) => panic!("there is no room in the log either"),
+        }
+    };
+    assert!(matches!(refused, Error::DiskFull { .. }), "{refused:?}");
+    vfs.set_capacity(u64::MAX);
+    // Or the log has no room to show, and the flush is what fails.
+    while let Err(error) = db.put("c", "3") {
+        assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+        std::thread::yield_now();
+    }
+    assert_eq!(db.get("a").unwrap().unwrap(), b"1");
+    assert_eq!(db.get("b").unwrap(), None);
+    assert!(db.stats().poisoned.is_none());
 }

@@ -3,8 +3,7 @@
 use crate::cursor::{Cursor, Seek};
 use crate::segment::CursorOptions;
 use crate::types::Kind;
-use crate::vfs::{Entropy, Env, MemVfs, OpenMode, SeededEntropy, Vfs};
-use crate::wal::faulty::{Fault, FaultyVfs};
+use crate::vfs::{Entropy, Env, Failure, MemVfs, OpenMode, SeededEntropy, SimVfs, Vfs};
 use crate::{
     Background, Builder, Compression, DatabaseReport, Db, Durability, Error, RepairReport,
     SegmentReader,
@@ -489,13 +488,13 @@ fn a_repair_that_fails_anywhere_leaves_no_half_database() {
     let vfs = store();
     let before = bytes_of(&vfs, DIR);
     let sound = contents(&builder(&vfs.fork(), DIR).open().unwrap());
-    for fault in [Fault::Refused, Fault::Half, Fault::Done] {
+    for fault in [Failure::Refused, Failure::Half, Failure::Done] {
         for k in 0.. {
-            let faulty = FaultyVfs::new(vfs.fork());
+            let faulty = SimVfs::on(&vfs.fork(), 0);
             faulty.fail(k, true, fault);
             let repair = builder(&vfs, DIR).env(faulty.env(5));
             let outcome = repair.repair_into(NEW, &mut |_, _| {});
-            let left = faulty.inner.fork();
+            let left = faulty.process_death();
             assert!(before == bytes_of(&left, DIR), "change {k}");
             let is_marked = left.read_dir(Path::new(NEW)).is_ok_and(|names| !names.is_empty());
             match builder(&left, NEW).create_if_missing(is_marked).open() {

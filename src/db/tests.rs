@@ -1,7 +1,6 @@
 //! The database's promises, one by one. Random operations at length are in `tests/model.rs`.
 
 use crate::vfs::{Clock, Env, Failure, ManualClock, MemVfs, OpenMode, SimVfs, Vfs};
-use crate::wal::faulty::{Fault, FaultyVfs};
 use crate::{
     Background, Builder, Compression, Db, Durability, Error, ErrorKind, IterOptions, MAX_KEY_LEN,
     Recovery, WriteBatch,
@@ -172,9 +171,9 @@ fn a_lost_manifest_is_an_error_and_not_a_new_database() {
 #[test]
 fn an_interrupted_creation_is_begun_again() {
     for k in 0.. {
-        let faulty = FaultyVfs::new(MemVfs::default());
+        let faulty = SimVfs::new(0);
         let env = faulty.env(3);
-        faulty.fail(k, true, Fault::Refused);
+        faulty.fail(k, true, Failure::Refused);
         let opened = manual(&env).open();
         faulty.heal();
         if opened.is_ok() {
@@ -189,7 +188,7 @@ fn an_interrupted_creation_is_begun_again() {
 
 #[test]
 fn a_failed_sync_poisons_writes_and_not_reads_and_a_reopen_recovers() {
-    let faulty = FaultyVfs::new(MemVfs::default());
+    let faulty = SimVfs::new(0);
     let env = faulty.env(3);
     let db = manual(&env).open().unwrap();
     let put = |key: &str| {
@@ -199,7 +198,7 @@ fn a_failed_sync_poisons_writes_and_not_reads_and_a_reopen_recovers() {
     };
     put("a").unwrap();
     // The write of the record is change 0, the sync change 1.
-    faulty.fail(1, false, Fault::Refused);
+    faulty.fail(1, false, Failure::Refused);
     assert_eq!(put("b").unwrap_err().kind(), ErrorKind::Io);
     for _ in 0..2 {
         assert!(matches!(put("c"), Err(Error::Poisoned { .. })));
@@ -265,8 +264,8 @@ fn a_log_that_is_read_wrong_once_does_not_look_torn() {
 
 #[test]
 fn a_full_disk_refuses_writes_and_loses_nothing() {
-    for fault in [Fault::Refused, Fault::Half, Fault::Done] {
-        let faulty = FaultyVfs::new(MemVfs::default());
+    for fault in [Failure::Refused, Failure::Half, Failure::Done] {
+        let faulty = SimVfs::new(0);
         let env = faulty.env(3);
         let db = manual(&env).open().unwrap();
         db.put("a", "1").unwrap();
@@ -277,7 +276,7 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
         faulty.heal();
         db.put("d", "1").expect("there is room again");
         assert_eq!(db.get("b").unwrap(), None);
-        if fault == Fault::Refused {
+        if fault == Failure::Refused {
             db.close().unwrap();
         } else {
             drop(db);
@@ -293,7 +292,7 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
 #[test]
 fn a_failed_flush_or_compaction_changes_nothing_and_works_later() {
     for k in 0..60 {
-        let faulty = FaultyVfs::new(MemVfs::default());
+        let faulty = SimVfs::new(0);
         let env = faulty.env(3);
         let db = manual(&env).level0_runs(2).compression(Compression::None).open().unwrap();
         for round in 0..3 {
@@ -304,7 +303,7 @@ fn a_failed_flush_or_compaction_changes_nothing_and_works_later() {
                 db.flush().unwrap();
             }
         }
-        faulty.fail(k, false, Fault::Refused);
+        faulty.fail(k, false, Failure::Refused);
         let outcome = db.flush().and_then(|()| db.wait_idle());
         faulty.heal();
         let check = |db: &Db| {

@@ -4,8 +4,7 @@ use super::*;
 use crate::checksum::checksum;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
-use crate::vfs::{Env, MemVfs, OpenMode};
-use crate::wal::faulty::{Fault, FaultyVfs};
+use crate::vfs::{Env, Failure, OpenMode, SimVfs};
 use proptest::prelude::*;
 use std::path::Path;
 
@@ -288,8 +287,8 @@ fn a_grown_manifest_is_replaced_by_its_state() {
 }
 
 /// A database whose next commit replaces the manifest.
-fn about_to_roll() -> (FaultyVfs, Env, Manifest, ManifestState) {
-    let vfs = FaultyVfs::new(MemVfs::default());
+fn about_to_roll() -> (SimVfs, Env, Manifest, ManifestState) {
+    let vfs = SimVfs::new(0);
     let env = vfs.env(4);
     env.vfs.create_dir_all(dir()).unwrap();
     let (mut manifest, mut state) = make(&env).unwrap();
@@ -317,7 +316,7 @@ fn a_failure_at_any_step_of_a_commit_loses_nothing() {
     // Write and sync; remove, create, write, sync, rename, sync the directory.
     assert_eq!(steps, 8);
     for k in 0..=steps {
-        for fault in [Fault::Refused, Fault::Half, Fault::Done] {
+        for fault in [Failure::Refused, Failure::Half, Failure::Done] {
             for sticky in [false, true] {
                 let (vfs, env, mut manifest, mut state) = about_to_roll();
                 let old = state.clone();
@@ -355,9 +354,9 @@ fn a_failure_at_any_step_of_a_commit_loses_nothing() {
 fn a_failure_while_creating_or_healing_leaves_what_was_there() {
     let (bytes, offsets, states) = sample(&env());
     for k in 0..6 {
-        for fault in [Fault::Refused, Fault::Half, Fault::Done] {
+        for fault in [Failure::Refused, Failure::Half, Failure::Done] {
             for sticky in [false, true] {
-                let vfs = FaultyVfs::new(MemVfs::default());
+                let vfs = SimVfs::new(0);
                 let env = vfs.env(4);
                 env.vfs.create_dir_all(dir()).unwrap();
                 vfs.fail(k, sticky, fault);
@@ -365,7 +364,7 @@ fn a_failure_while_creating_or_healing_leaves_what_was_there() {
                 vfs.heal();
                 let there = Manifest::exists(&env, dir()).unwrap();
                 // To be told that a leftover that is not there could not be removed is no failure.
-                let harmless = |first| k < first && fault == Fault::Done && !sticky;
+                let harmless = |first| k < first && fault == Failure::Done && !sticky;
                 assert_eq!(outcome.is_ok(), harmless(1), "{k} {fault:?} {sticky}");
                 assert!(!there || k >= 4 || harmless(1), "{k} {fault:?} {sticky}");
                 if there {

@@ -23,8 +23,6 @@
 
 #[cfg(test)]
 mod fault_tests;
-#[cfg(test)]
-pub(crate) mod faulty;
 mod format;
 mod fuzz;
 mod ops;
