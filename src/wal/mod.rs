@@ -16,10 +16,13 @@
 //! - Each record says how far the log was durable when it was written. That is how a torn tail,
 //!   which is normal, is told from damage to what had been synced, which is an error.
 //!   **The limit of that:** damage to records behind the last durable point that a surviving record
-//!   mentions looks like a torn tail. [`LogWriter::append_mark`] after a sync moves that point.
+//!   mentions looks like a torn tail. So after each sync [`LogWriter::append_mark`] moves that point.
+//! - Records say which edit of the manifest was durable ([`LogWriter::append_witness`]): an older
+//!   manifest is not taken for the newest.
 //!
-//! [`LogWriter`] writes one log, [`replay`] reads them back at open, [`LogFiles`] reads past damage, to
-//! verify and to repair. Called by `db`. A writer belongs to one thread at a time; its file may be synced from another (see [`LogWriter::file`]).
+//! [`LogWriter`] writes one log, [`replay`] reads them back at open, [`renew`] makes durable what was
+//! read, [`LogFiles`] reads past damage, to verify and to repair. Called by `db`. A writer belongs to
+//! one thread at a time; its file may be synced from another (see [`LogWriter::file`]).
 
 #[cfg(test)]
 mod fault_tests;
