@@ -65,10 +65,10 @@ impl Inner {
             return Err(Error::WrongDatabase);
         }
         self.check_writable()?;
-        self.check_flushes()?;
         if batch.is_empty() {
             return if durability == Durability::Sync { self.sync_all() } else { Ok(()) };
         }
+        self.check_flushes()?;
         let position = self.queue.commit(batch, self)?;
         match durability {
             Durability::Buffered => Ok(()),
@@ -196,8 +196,9 @@ impl Inner {
         Ok(())
     }
 
-    /// Appends what shows how far the logs are durable. If that fails, nothing acknowledged is in
-    /// danger: the next write begins a new log, or says what is wrong.
+    /// Appends what shows how far the logs are durable. If that fails, or the log takes no more
+    /// records after a failed append, nothing acknowledged is in danger; the next sync or close says
+    /// it for all logs.
     fn mention_durable(&self, writer: &mut Writer) {
         if writer.log.must_rotate() {
             return;
@@ -306,21 +307,35 @@ impl Inner {
     pub(super) fn close_log(&self) -> Result<()> {
         let mut writer = self.writer.lock();
         if writer.log.must_rotate() {
+            // Even if there is no room for a new log.
+            self.make_all_durable()?;
             // The new log's header says where the old one ends, in front of what failed.
             self.rotate(&mut writer)?;
         }
-        self.make_all_durable()?;
+        // Marks and witnesses at the end are not synced yet, and the last mark speaks for them too.
         let end = writer.log.end();
+        self.sync.lock().appended = (writer.log.id(), end);
+        self.make_all_durable()?;
         writer.log.mark_durable(end);
-        writer.log.append_mark()?;
+        if end <= LOG_HEADER_LEN && self.state.load().memtables().any(|m| m.table.entries() > 0) {
+            // A mark in a log with nothing in it would say nothing of those before it.
+            writer.log.append_proof().inspect_err(|error| {
+                if matches!(error, Error::Poisoned { .. }) {
+                    self.poison(error);
+                }
+            })?;
+        } else {
+            writer.log.append_mark()?;
+        }
         self.sync.lock().appended = (writer.log.id(), writer.log.end());
         self.make_all_durable()
     }
 }
 
 /// Up to where the log's records say that it is durable. A log that says no more than that its header
-/// is says nothing: so much is true of each from the beginning, whatever is before it.
+/// is says nothing, neither of itself nor of those before it: so much is true of each from the
+/// beginning.
 fn mentioned(log: &LogWriter) -> Position {
     let upto = log.mentioned();
-    (log.id(), if upto > LOG_HEADER_LEN { upto } else { 0 })
+    if upto > LOG_HEADER_LEN { (log.id(), upto) } else { (LogId(0), 0) }
 }

@@ -55,7 +55,8 @@ impl Keyspace {
     /// # Errors
     ///
     /// [`Error::KeyTooLong`](crate::Error::KeyTooLong), [`Error::ValueTooLong`](crate::Error::ValueTooLong), [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped),
-    /// [`Error::Poisoned`](crate::Error::Poisoned), [`Error::Closed`](crate::Error::Closed), [`Error::DiskFull`](crate::Error::DiskFull), [`Error::Io`](crate::Error::Io). After any of
+    /// [`Error::Poisoned`](crate::Error::Poisoned), [`Error::Closed`](crate::Error::Closed), [`Error::DiskFull`](crate::Error::DiskFull), [`Error::Io`](crate::Error::Io); and whatever a
+    /// background flush failed with, until one succeeds: it is tried again twice a second. After any of
     /// them nothing was written, with one exception: if the `fsync` of a write with
     /// [`Durability::Sync`](crate::Durability::Sync) fails, the write is visible, later writes are
     /// refused, and whether it survives is open until the database is opened again.

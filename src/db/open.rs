@@ -297,7 +297,7 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
     if !env.vfs.exists(&manifest_path).map_err(|e| Error::io("look for", &manifest_path, e))? {
         create(&env, dir)?;
     }
-    let (unsettled, mut state, mut notices) = Manifest::load(&env, dir)?;
+    let (mut unsettled, mut state, mut notices) = Manifest::load(&env, dir)?;
     if state.keyspaces.get(&DEFAULT_ID).is_none_or(|k| k.name != DEFAULT_KEYSPACE) {
         return Err(Error::corruption(&manifest_path, 0, "the default keyspace is missing"));
     }
@@ -313,6 +313,16 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
         live.insert(meta.id, Segment::open(&home, meta.clone(), false)?);
     }
     let read = read_logs(&env, dir, &options, &state)?;
+    if read.replayed.manifest_edit > state.edit_number {
+        // Accepted by point-in-time recovery. The log's word for later edits stays, so the edits to
+        // come are numbered on behind these, or no other open would accept the database again.
+        let (found, noted) = (state.edit_number, read.replayed.manifest_edit);
+        notices.push(format!(
+            "the manifest ends at edit {found}, but edit {noted} was durable: what it changed is lost"
+        ));
+        state.edit_number = noted.min(u64::MAX - 2);
+        unsettled.rewrite();
+    }
     // Everything was found sound. Now it may be changed, the manifest first, because of which all
     // else is.
     let mut manifest = unsettled.settle(&state)?;

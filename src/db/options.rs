@@ -303,7 +303,8 @@ impl Builder {
     /// [`Error::InvalidOption`]; [`Error::Locked`] at once if it is open elsewhere;
     /// [`Error::NotADatabase`] for a directory that holds something else, or, without
     /// [`create_if_missing`](Self::create_if_missing), nothing; [`Error::UnsupportedFormat`] for one
-    /// written by a newer version; [`Error::Corruption`] with file and offset; [`Error::Io`].
+    /// written by a newer version; [`Error::Corruption`] with file and offset; [`Error::DiskFull`];
+    /// [`Error::Io`]; [`Error::Poisoned`] if the new log cannot be synced: open again.
     pub fn open(self) -> Result<Db> {
         self.options.validate()?;
         Db::open_with(&self.path, self.options)

@@ -224,8 +224,14 @@ pub(crate) struct Unsettled {
 }
 
 impl Unsettled {
+    /// Lets [`Unsettled::settle`] write the whole state anew, even if nothing is damaged: because it
+    /// is not what was loaded.
+    pub(crate) fn rewrite(&mut self) {
+        self.whole = false;
+    }
+
     /// Makes what was read durable, heals what was damaged, and removes what is left of a manifest
-    /// that was being written. `state` is what was loaded.
+    /// that was being written. `state` is what was loaded, unless [`Unsettled::rewrite`] was called.
     pub(crate) fn settle(self, state: &ManifestState) -> Result<Manifest> {
         let manifest = self.manifest;
         let (env, dir) = (&manifest.env, &manifest.dir);

@@ -69,7 +69,7 @@ pub enum Op {
     Create(u8),
     Drop(u8),
     Clear(u8),
-    /// Reads everything.
+    /// Reads everything, and holds the key map against one that is built anew.
     Read,
     /// Takes a snapshot, or compares it and lets go of it if there is one.
     Snapshot,
@@ -115,10 +115,12 @@ pub fn operations(seed: u64, count: usize) -> Vec<Op> {
     let mut id = 0;
     let mut change = |rng: &Rng| {
         id += 1;
-        let len = match rng.below(20) {
-            0 => 0,
-            1 => rng.below(6000) as u16,
-            2..6 => rng.below(700) as u16,
+        let len = match rng.below(60) {
+            0..3 => 0,
+            3..6 => rng.below(6000) as u16,
+            // Two of these fill a write buffer, so that a log is begun and a memtable waits.
+            6 => 30_000 + rng.below(30_000) as u16,
+            7..18 => rng.below(700) as u16,
             _ => rng.below(60) as u16,
         };
         let value = (!rng.one_in(5)).then_some((id, len));
@@ -501,7 +503,7 @@ impl Runner {
                 }
             }
             Op::Read => {
-                let found = self.contents()?;
+                let found = self.check()?;
                 if found != *now {
                     let what = self.history.lock().unwrap().describe(&found);
                     return Err(Trouble::Wrong(what));
