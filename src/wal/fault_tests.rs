@@ -198,3 +198,27 @@ proptest! {
         prop_assert!(again.iter().copied().eq(0..=seen.len() as u32));
     }
 }
+
+/// A device that reads wrong again and again made a log that had been closed look torn.
+#[test]
+fn a_log_that_reads_differently_each_time_is_not_torn() {
+    for failure in [Failure::FlippedRead, Failure::MisplacedRead] {
+        let vfs = SimVfs::new(3);
+        let env = vfs.env(1);
+        env.vfs.create_dir_all(Path::new(DIR)).unwrap();
+        let mut log = create(&env, 1, None).unwrap();
+        for n in 0..100 {
+            append(&mut log, n).unwrap();
+        }
+        sync(&mut log);
+        for k in 0..10 {
+            vfs.fail_any(k, true, failure);
+            let outcome = replayed(&env, Recovery::TolerateTornTail);
+            vfs.heal();
+            match outcome {
+                Ok((seen, _)) => assert_eq!(seen.len(), 100, "{failure:?} {k}"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Corruption, "{failure:?} {k}"),
+            }
+        }
+    }
+}

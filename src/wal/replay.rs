@@ -436,7 +436,13 @@ pub(super) fn judge(
             proof = found.map(|at| (*log, at));
         }
     }
-    let Some((witness, at)) = proof else { return Ok(Why::Torn) };
+    let Some((witness, at)) = proof else {
+        if !log.reads_the_same_again(offset)? {
+            let what = "it reads differently each time: the device is failing";
+            return Err(Error::corruption(&log.path, offset, what));
+        }
+        return Ok(Why::Torn);
+    };
     let what = format!(
         "no sound record is here, but what byte {at} of {} shows that it had been synced",
         witness.path.display()
@@ -465,6 +471,20 @@ impl LogFile {
         while offset < self.len {
             let n = PIECE.min(self.len - offset);
             if pieces.get(offset, n)?.is_some_and(|bytes| bytes.iter().any(|byte| *byte != 0)) {
+                return Ok(false);
+            }
+            offset += n;
+        }
+        Ok(true)
+    }
+
+    /// Whether two readings of what is from `offset` on agree: on a device that reads wrong, nothing
+    /// can be said about a tail.
+    fn reads_the_same_again(&self, mut offset: u64) -> Result<bool> {
+        let (mut one, mut two) = (Pieces::new(self), Pieces::new(self));
+        while offset < self.len {
+            let n = PIECE.min(self.len - offset);
+            if one.get(offset, n)? != two.get(offset, n)? {
                 return Ok(false);
             }
             offset += n;

@@ -111,7 +111,12 @@ fn work(runner: &mut Runner, ops: &[Op]) -> Option<String> {
         return failed("open", trouble);
     }
     for op in ops {
-        if let Err(trouble) = runner.apply(op) {
+        let done = runner.apply(op).and_then(|()| match op {
+            // The map must be right where edits have changed it, too.
+            Op::Read | Op::Idle => runner.check().map(drop),
+            _ => Ok(()),
+        });
+        if let Err(trouble) = done {
             return failed(&format!("{op:?}"), trouble);
         }
     }

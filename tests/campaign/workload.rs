@@ -69,7 +69,7 @@ pub enum Op {
     Create(u8),
     Drop(u8),
     Clear(u8),
-    /// Reads everything, and holds the key map against one that is built anew.
+    /// Reads everything.
     Read,
     /// Takes a snapshot, or compares it and lets go of it if there is one.
     Snapshot,
@@ -503,7 +503,7 @@ impl Runner {
                 }
             }
             Op::Read => {
-                let found = self.check()?;
+                let found = self.contents()?;
                 if found != *now {
                     let what = self.history.lock().unwrap().describe(&found);
                     return Err(Trouble::Wrong(what));
