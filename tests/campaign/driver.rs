@@ -139,7 +139,7 @@ pub fn run_row(
                         }
                         Err(Violation(what)) => {
                             let seed = now * shard.of + shard.part;
-                            bar.println(describe(row, seed, &what));
+                            bar.suspend(|| eprintln!("{}", describe(row, seed, &what)));
                             let mut violations = violations.lock().unwrap();
                             violations.push((seed, what));
                             if violations.len() >= VIOLATIONS_MAX {

@@ -205,6 +205,9 @@ impl Disk {
 #[derive(Default)]
 struct Kept {
     model: Model,
+    /// What there is if the operation whose sync failed shows itself at the next opening, or does not
+    /// any more.
+    otherwise: Option<Model>,
     /// The next operation.
     n: u64,
     /// The operations that wrote a key of their own.
@@ -260,7 +263,7 @@ fn rounds(seed: u64, disk: Disk) -> Result<(), String> {
         } else {
             drop(db);
         }
-        again(&disk, &dice, script, &kept)
+        again(&disk, &dice, script, &mut kept)
             .map_err(|what| at(format!("after opening again: {what}")))?;
     }
     Ok(())
@@ -276,13 +279,15 @@ enum Came {
 }
 
 impl Kept {
-    /// Finds out whether operation `n`, whose sync failed, happened.
+    /// Finds out whether operation `n`, whose sync failed, can be seen. Opening again may show
+    /// otherwise: an edit of the manifest is there or not.
     fn settle(&mut self, db: &Db, script: &Script, op: &Op, n: u64) -> Result<(), String> {
         let mut after = self.model.clone();
         after.apply(n, op);
         if load(db, script)? == after {
-            self.model = after;
+            std::mem::swap(&mut self.model, &mut after);
         }
+        self.otherwise = Some(after);
         Ok(())
     }
 
@@ -312,8 +317,9 @@ impl Scene<'_> {
         };
         REFUSALS.fetch_add(1, Ordering::Relaxed);
         let came = self.judge(&error).map_err(|what| format!("operation {n}, {op:?}: {what}"))?;
+        let is_first = !matches!(error, Error::Poisoned { .. });
         self.refusal = Some(error);
-        if came == Came::Poisoned {
+        if came == Came::Poisoned && is_first {
             self.kept.settle(&self.db, self.script, &op, n)?;
         }
         Ok(came)
@@ -501,9 +507,14 @@ impl Scene<'_> {
 }
 
 /// Opens the database again, by hand, and looks whether everything is there and nothing else.
-fn again(disk: &Disk, dice: &Dice, script: &Script, kept: &Kept) -> Result<(), String> {
+fn again(disk: &Disk, dice: &Dice, script: &Script, kept: &mut Kept) -> Result<(), String> {
     let db = open(disk, dice, true)?;
     check_names(&db, disk.names()?, None)?;
+    if let Some(otherwise) = kept.otherwise.take()
+        && load(&db, script)? == otherwise
+    {
+        kept.model = otherwise;
+    }
     kept.read(&db, script)?;
     let shared = db.keyspace(SHARED).map_err(|error| format!("{error:?}"))?;
     check_pairs(&db, &shared, std::slice::from_ref(script))?;
