@@ -105,8 +105,10 @@ pub fn run_row(
     let start = Instant::now();
     let seed = AtomicU64::new(before.next_seed);
     let total = AtomicU64::new(before.total);
-    let violations = Mutex::new(before.violations.clone());
-    let stop = AtomicBool::new(violations.lock().unwrap().len() >= VIOLATIONS_MAX);
+    // Seeds with a violation come first: perhaps it was mended.
+    let again = Mutex::new(before.violations.iter().map(|(seed, _)| *seed).collect::<Vec<_>>());
+    let violations = Mutex::new(Vec::new());
+    let stop = AtomicBool::new(false);
     // The seeds that are being run: everything below the least of them is done.
     let running = Mutex::new(BTreeMap::<u64, ()>::new());
     let snapshot = || {
@@ -119,29 +121,32 @@ pub fn run_row(
             violations: violations.lock().unwrap().clone(),
         }
     };
+    let is_due = || total.load(Ordering::Relaxed) < target || !again.lock().unwrap().is_empty();
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) && total.load(Ordering::Relaxed) < target {
-                    let now = {
+                while !stop.load(Ordering::Relaxed) && is_due() {
+                    let repeated = again.lock().unwrap().pop();
+                    let now = repeated.unwrap_or_else(|| {
                         let mut running = running.lock().unwrap();
                         let now = seed.fetch_add(1, Ordering::Relaxed);
                         running.insert(now, ());
-                        now
-                    };
-                    let outcome = run_seed(row, now * shard.of + shard.part, size);
-                    running.lock().unwrap().remove(&now);
+                        now * shard.of + shard.part
+                    });
+                    let outcome = run_seed(row, now, size);
+                    if repeated.is_none() {
+                        running.lock().unwrap().remove(&(now / shard.of));
+                    }
                     match outcome {
                         Ok(tried) => {
                             let done = total.fetch_add(tried, Ordering::Relaxed) + tried;
                             bar.set_position(done.min(target));
                         }
                         Err(Violation(what)) => {
-                            let seed = now * shard.of + shard.part;
-                            bar.suspend(|| eprintln!("{}", describe(row, seed, &what)));
+                            bar.suspend(|| eprintln!("{}", describe(row, now, &what)));
                             let mut violations = violations.lock().unwrap();
-                            violations.push((seed, what));
+                            violations.push((now, what));
                             if violations.len() >= VIOLATIONS_MAX {
                                 stop.store(true, Ordering::Relaxed);
                             }
@@ -214,12 +219,13 @@ impl Totals {
         if lines.next() == Some(&fingerprint) {
             for line in lines {
                 let fields: Vec<&str> = line.split('\t').collect();
-                let [name, next_seed, total, seconds] = fields[..] else { continue };
+                let [name, next_seed, total, seconds, again] = fields[..] else { continue };
                 let (Ok(next_seed), Ok(total)) = (next_seed.parse(), total.parse()) else {
                     continue;
                 };
                 let seconds = seconds.parse().unwrap_or(0.0);
-                let violations = Vec::new();
+                let again = again.split(' ').filter_map(|seed| seed.parse().ok());
+                let violations = again.map(|seed| (seed, String::new())).collect();
                 let outcome = Outcome { next_seed, total, seconds, violations };
                 rows.insert(name.to_owned(), outcome);
             }
@@ -232,18 +238,16 @@ impl Totals {
         self.rows.lock().unwrap().get(row.name).cloned().unwrap_or_default()
     }
 
-    /// Keeps what a row has so far. A seed with a violation is run again next time.
+    /// Keeps what a row has so far. Seeds with a violation are run again next time.
     pub fn save(&self, row: &Row, outcome: &Outcome) {
         let mut rows = self.rows.lock().unwrap();
-        let mut outcome = outcome.clone();
-        if let Some(first) = outcome.violations.iter().map(|(seed, _)| *seed).min() {
-            outcome.next_seed = outcome.next_seed.min(first);
-        }
-        rows.insert(row.name.to_owned(), outcome);
+        rows.insert(row.name.to_owned(), outcome.clone());
         let mut text = format!("{}\n", self.fingerprint);
         for (name, outcome) in rows.iter() {
-            let Outcome { next_seed, total, seconds, .. } = outcome;
-            writeln!(text, "{name}\t{next_seed}\t{total}\t{seconds:.1}").unwrap();
+            let Outcome { next_seed, total, seconds, violations } = outcome;
+            let again: Vec<String> = violations.iter().map(|(seed, _)| seed.to_string()).collect();
+            let again = again.join(" ");
+            writeln!(text, "{name}\t{next_seed}\t{total}\t{seconds:.1}\t{again}").unwrap();
         }
         let new = self.path.with_extension("new");
         let written = self.path.parent().map_or(Ok(()), std::fs::create_dir_all);

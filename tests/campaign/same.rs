@@ -99,7 +99,7 @@ struct Setup {
     fills_map: bool,
     /// A step of background work is done once in so many operations.
     steps: u64,
-    /// Leaves out one delete in ten: to see that such things are found.
+    /// Leaves out one delete in three: to see that such things are found.
     forgets: bool,
 }
 
@@ -200,7 +200,7 @@ impl<'a> Run<'a> {
             }
             // `None`: it makes no sense at this place.
             let Some(expected) = expected else { continue };
-            if self.setup.forgets && matches!(op, Op::Delete(..)) && self.rng.one_in(10) {
+            if self.setup.forgets && matches!(op, Op::Delete(..)) && self.rng.one_in(3) {
                 continue;
             }
             let given = self.insist(|run| run.apply(op), "it")?;
