@@ -461,9 +461,9 @@ fn a_sync_is_mentioned_even_if_a_log_is_begun_meanwhile() {
     let vfs = SimVfs::new(1);
     let env = vfs.env(1);
     let db = manual(&env).open().unwrap();
-    let (other, once) = (db.clone(), AtomicBool::new(true));
+    let (other, once) = (db.clone(), std::sync::atomic::AtomicBool::new(true));
     vfs.before_each_change(move |_, call| {
-        if call == Call::Sync && once.swap(false, Ordering::Relaxed) {
+        if call == Call::Sync && once.swap(false, std::sync::atomic::Ordering::Relaxed) {
             other.put("b", "1").unwrap();
         }
     });
