@@ -397,7 +397,8 @@ impl Db {
     }
 
     /// Makes every write acknowledged so far durable. Costs one `fsync`, shared with concurrent
-    /// callers.
+    /// callers, and one small record in the log that says so; just after a log was begun, up to two
+    /// `fsync` more, for which writers wait.
     ///
     /// # Errors
     ///

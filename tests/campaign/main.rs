@@ -9,8 +9,8 @@
 //! cargo test --release --test campaign -- soak --minutes 60   [--seed N] [--dir D]
 //! ```
 //!
-//! The totals of a release are in `target/campaign.tsv`, and begin again when the format, the log or
-//! recovery changed, or with `--fresh`.
+//! The totals of a release are in `target/campaign-PART-of-SHARDS.tsv`, and begin again when the format,
+//! the log or recovery changed, or with `--fresh`.
 
 mod author;
 mod blocks;
