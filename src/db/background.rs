@@ -22,7 +22,7 @@
 //! until they make a millisecond, and one write waits at most a second. Only when every write buffer is full does a write wait for an
 //! event: the end of a flush. A level that cannot be compacted because of damage does not count.
 
-use super::{Committer, Inner, MemSlot, ReadState};
+use super::{Background, Committer, Inner, MemSlot, ReadState};
 use crate::compaction::{
     Action, Busy, Job, Mood, OlderData, Output, OutputRun, OutputSpec, Retention, Situation,
     remove_segments, write_run,
@@ -606,18 +606,49 @@ impl Inner {
 
     /// How long a write of so many bytes is to wait. See the module's text.
     pub(super) fn delay(&self, bytes: u64) -> Duration {
+        match self.delay_ns(bytes) {
+            0 => Duration::ZERO,
+            ns => self.counters.save_up_delay(ns),
+        }
+    }
+
+    /// Whether a write of so many bytes may go on at once. What it owes is noted then.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        matches!(self.options.background, Background::Manual)
+            || match self.delay_ns(bytes) {
+                0 => !self.is_full(),
+                ns => !self.is_full() && self.counters.save_up_little(ns),
+            }
+    }
+
+    /// Whether every write buffer is full.
+    pub(super) fn is_full(&self) -> bool {
+        if !self.last_buffer.load(Ordering::Relaxed) {
+            return false;
+        }
+        let state = self.state.load();
+        state.frozen.len() + 1 >= self.options.write_buffers
+            && state.active.table.allocated_bytes() >= self.options.write_buffer_bytes
+    }
+
+    /// What a write of so many bytes adds to the delay, in nanoseconds.
+    fn delay_ns(&self, bytes: u64) -> u64 {
         const NS_PER_BYTE: f64 = 10.0;
-        let mut behind = f64::from(self.pressure.load(Ordering::Relaxed)) / 1000.0;
-        if self.last_buffer.load(Ordering::Relaxed) {
+        let pressure = self.pressure.load(Ordering::Relaxed);
+        let last_buffer = self.last_buffer.load(Ordering::Relaxed);
+        if pressure == 0 && !last_buffer {
+            return 0;
+        }
+        let mut behind = f64::from(pressure) / 1000.0;
+        if last_buffer {
             let filled = self.state.load().active.table.allocated_bytes() as f64
                 / self.options.write_buffer_bytes as f64;
             behind = behind.max((2.0 * filled - 1.0).min(0.99));
         }
         if behind <= 0.0 {
-            return Duration::ZERO;
+            return 0;
         }
-        let ns = NS_PER_BYTE * behind * behind / (1.0 - behind) * bytes as f64;
-        self.counters.save_up_delay(ns as u64)
+        (NS_PER_BYTE * behind * behind / (1.0 - behind) * bytes as f64) as u64
     }
 }
 

@@ -3,6 +3,7 @@
 use super::keyspace::Keyspace;
 use super::keyspace_core::KeyspaceCore;
 use crate::error::{Error, Result};
+use crate::hash::{key_hash, keyspace_seed};
 use crate::sync::Arc;
 use crate::types::{KeyspaceId, Kind, MAX_KEY_LEN, MAX_VALUE_LEN};
 use crate::wal::{Op, Ops, encode_op};
@@ -22,6 +23,8 @@ pub struct WriteBatch {
     pub(super) count: u64,
     /// The keyspaces used besides the default one, each once.
     pub(super) keyspaces: Vec<Arc<KeyspaceCore>>,
+    /// The hashes of the keys, in order; empty until the batch is written.
+    pub(super) hashes: Vec<u64>,
     refused: Option<Error>,
 }
 
@@ -93,6 +96,7 @@ impl WriteBatch {
         self.ops.clear();
         self.count = 0;
         self.keyspaces.clear();
+        self.hashes.clear();
         self.refused = None;
     }
 
@@ -130,6 +134,25 @@ impl WriteBatch {
     /// The operations, in order.
     pub(super) fn operations(&self) -> Ops<'_> {
         Ops::new(&self.ops, self.count)
+    }
+
+    /// Refuses keyspaces that were dropped.
+    pub(super) fn check_live(&self) -> Result<()> {
+        self.keyspaces.iter().try_for_each(|core| core.check_live())
+    }
+
+    /// Computes the hashes of all keys for a database with this seed. They are needed under its
+    /// writer's lock, which nobody should hold for that.
+    pub(super) fn hash_keys(&mut self, hash_seed: u64) {
+        let mut seed = (KeyspaceId(0), keyspace_seed(hash_seed, KeyspaceId(0)));
+        self.hashes.clear();
+        self.hashes.reserve_exact(self.len());
+        for op in Ops::new(&self.ops, self.count).map_while(std::result::Result::ok) {
+            if op.keyspace != seed.0 {
+                seed = (op.keyspace, keyspace_seed(hash_seed, op.keyspace));
+            }
+            self.hashes.push(key_hash(op.key, seed.1));
+        }
     }
 
     /// The error of the first operation that could not be taken, if any.

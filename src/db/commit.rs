@@ -1,6 +1,8 @@
 //! The write path: groups of batches into the log, then into the memtable, then published.
 //!
-//! Writers queue up. The one in front leads: it takes what waits behind it, appends all of it to the
+//! A writer that finds nobody else commits its batch at once, under the writer's lock and no other:
+//! one operation is encoded straight into the log's buffer. Else writers queue up. The one in front
+//! leads: it takes what waits behind it, appends all of it to the
 //! log as one record, inserts it, publishes it and hands the lead on. Those that asked for
 //! durability then wait for one `fsync` that covers them all, while the next group is already being
 //! appended (Helland, Sammer, Lyon, Carr, Garrett, Reuter, "Group Commit Timers and High Volume
@@ -14,12 +16,12 @@ use super::syncer::Position;
 use super::{DEFAULT_ID, Inner, MemSlot, ReadState};
 use crate::coding::put_varint;
 use crate::error::{Error, Result};
-use crate::hash::{key_hash, keyspace_seed};
-use crate::sync::Arc;
+use crate::hash::key_hash;
 use crate::sync::atomic::Ordering;
-use crate::types::{Kind, LogId};
+use crate::sync::{Arc, MutexGuard};
+use crate::types::{Kind, LogId, SeqNo};
 use crate::vfs::VfsFile;
-use crate::wal::{LOG_HEADER_LEN, LogWriter};
+use crate::wal::{LOG_HEADER_LEN, LogWriter, Op, encode_op, encoded_len};
 use std::time::Duration;
 
 /// The log that takes writes and the memtable that they go to.
@@ -30,6 +32,7 @@ pub(super) struct Writer {
 
 impl Commits<WriteBatch> for Inner {
     type Outcome = Result<Position>;
+    type Entered<'a> = MutexGuard<'a, Writer>;
 
     fn bytes(batch: &WriteBatch) -> u64 {
         batch.bytes()
@@ -39,14 +42,19 @@ impl Commits<WriteBatch> for Inner {
         self.wait_for_room_of(own.bytes()).map_err(Err)
     }
 
+    fn enter(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock()
+    }
+
     /// Appends, inserts and publishes; an outcome for each batch.
-    fn commit_group(&self, group: &[WriteBatch]) -> Vec<Self::Outcome> {
-        let mut writer = self.writer.lock();
+    fn commit_group(
+        &self,
+        mut writer: MutexGuard<'_, Writer>,
+        group: &[WriteBatch],
+    ) -> Vec<Self::Outcome> {
         // A keyspace is dropped under the writer's lock, so this holds until the group is done.
-        let refused: Vec<Option<Error>> = group
-            .iter()
-            .map(|batch| batch.keyspaces.iter().find_map(|core| core.check_live().err()))
-            .collect();
+        let refused: Vec<Option<Error>> =
+            group.iter().map(|batch| batch.check_live().err()).collect();
         let accepted = || group.iter().zip(&refused).filter(|(_, r)| r.is_none()).map(|(b, _)| b);
         let outcome = if accepted().next().is_none() {
             Err(Error::Closed)
@@ -59,7 +67,7 @@ impl Commits<WriteBatch> for Inner {
 
 impl Inner {
     /// Commits a batch; returns when it is visible and as durable as asked.
-    pub(super) fn write(&self, batch: WriteBatch, durability: Durability) -> Result<()> {
+    pub(super) fn write(&self, mut batch: WriteBatch, durability: Durability) -> Result<()> {
         batch.check()?;
         if batch.keyspaces.iter().any(|core| core.database != self.database) {
             return Err(Error::WrongDatabase);
@@ -69,11 +77,24 @@ impl Inner {
             return if durability == Durability::Sync { self.sync_all() } else { Ok(()) };
         }
         self.check_flushes()?;
-        let position = self.queue.commit(batch, self)?;
+        batch.hash_keys(self.hash_seed);
+        let position = match self.enter_alone(batch.bytes()) {
+            Some(mut writer) => {
+                batch.check_live()?;
+                self.commit_batches(&mut writer, std::iter::once(&batch))?
+            }
+            None => self.queue.commit(batch, self)?,
+        };
         match durability {
             Durability::Buffered => Ok(()),
             Durability::Sync => self.sync_to(position),
         }
+    }
+
+    /// The writer's lock, if nobody else commits and background work demands no wait.
+    #[inline]
+    fn enter_alone(&self, bytes: u64) -> Option<MutexGuard<'_, Writer>> {
+        self.queue.alone(|| self.writer.try_lock().filter(|_| self.has_room(bytes)))
     }
 
     /// Commits one operation as a batch of its own.
@@ -85,9 +106,21 @@ impl Inner {
         value: &[u8],
     ) -> Result<()> {
         check_sizes(key, value)?;
+        let op = Op { keyspace: core.id, kind, key, value };
+        let hash = key_hash(key, core.hash_seed);
+        if !self.flush_failed.load(Ordering::Acquire)
+            && let Some(mut writer) = self.enter_alone(encoded_len(&op) as u64)
+        {
+            let position = self.commit_op(&mut writer, core, op, hash)?;
+            drop(writer);
+            return match self.options.durability {
+                Durability::Buffered => Ok(()),
+                Durability::Sync => self.sync_to(position),
+            };
+        }
         let mut batch = WriteBatch::new();
-        // Room for the operation's own header: exact enough that the value is not copied twice.
-        batch.ops.reserve_exact(key.len() + value.len() + 24);
+        // Exact enough that the value is not copied twice.
+        batch.ops.reserve_exact(encoded_len(&op));
         if core.id != DEFAULT_ID {
             batch.uses(core);
         }
@@ -95,22 +128,30 @@ impl Inner {
         self.write(batch, self.options.durability)
     }
 
+    /// Commits one operation as a batch of its own.
+    fn commit_op(
+        &self,
+        writer: &mut Writer,
+        core: &KeyspaceCore,
+        op: Op<'_>,
+        hash: u64,
+    ) -> Result<Position> {
+        self.prepare(writer)?;
+        core.check_live()?;
+        let payload = writer.log.payload();
+        put_varint(payload, 1);
+        encode_op(payload, op);
+        let seqno = self.append(writer, 1)?;
+        writer.active.table.insert(op.keyspace, op.key, hash, seqno, op.kind, op.value);
+        Ok(self.publish(writer))
+    }
+
     fn commit_batches<'a>(
         &self,
         writer: &mut Writer,
         group: impl Iterator<Item = &'a WriteBatch> + Clone,
     ) -> Result<Position> {
-        self.check_writable()?;
-        let full = writer.active.table.allocated_bytes() >= self.options.write_buffer_bytes;
-        if writer.log.must_rotate() || full {
-            self.rotate(writer)?;
-        }
-        let (log, durable) = self.sync.lock().durable;
-        if log == writer.log.id() {
-            writer.log.mark_durable(durable);
-        }
-        writer.log.append_witness(self.manifest_edit.load(Ordering::Acquire))?;
-        let first = writer.log.next_seqno();
+        self.prepare(writer)?;
         let payload = writer.log.payload();
         let mut count = 0;
         for batch in group.clone() {
@@ -118,31 +159,53 @@ impl Inner {
             payload.extend_from_slice(&batch.ops);
             count += batch.count;
         }
-        let bytes = payload.len() as u64;
-        writer.log.append_payload(first, count)?;
-        let position = (writer.log.id(), writer.log.end());
-        {
-            let mut sync = self.sync.lock();
-            sync.appended = position;
-            sync.mentioned = sync.mentioned.max(mentioned(&writer.log));
-        }
+        let first = self.append(writer, count)?;
         let mut seqno = first;
-        for op in group.flat_map(WriteBatch::operations) {
-            // The batch encoded these bytes itself, so this cannot fail; if it did, what is logged
-            // and what is in memory would differ.
-            let op = op.map_err(|malformed| {
-                let error = malformed.at(&self.home.dir, 0);
-                self.poison(&error);
-                error
-            })?;
-            let hash = key_hash(op.key, keyspace_seed(self.hash_seed, op.keyspace));
-            writer.active.table.insert(op.keyspace, op.key, hash, seqno, op.kind, op.value);
-            seqno.0 += 1;
+        for batch in group {
+            debug_assert_eq!(batch.hashes.len() as u64, batch.count);
+            for (op, hash) in batch.operations().zip(&batch.hashes) {
+                // The batch encoded these bytes itself, so this cannot fail; if it did, what is
+                // logged and what is in memory would differ.
+                let op = op.map_err(|malformed| {
+                    let error = malformed.at(&self.home.dir, 0);
+                    self.poison(&error);
+                    error
+                })?;
+                writer.active.table.insert(op.keyspace, op.key, *hash, seqno, op.kind, op.value);
+                seqno.0 += 1;
+            }
         }
         debug_assert_eq!(seqno.0, first.0 + count);
+        Ok(self.publish(writer))
+    }
+
+    /// Before a group: begins another log and memtable if that is due, and sees to it that the log
+    /// says what is durable.
+    fn prepare(&self, writer: &mut Writer) -> Result<()> {
+        self.check_writable()?;
+        let full = writer.active.table.allocated_bytes() >= self.options.write_buffer_bytes;
+        if writer.log.must_rotate() || full {
+            self.rotate(writer)?;
+        }
+        writer.log.mark_durable(self.sync.durable_in_current());
+        writer.log.append_witness(self.manifest_edit.load(Ordering::Acquire))
+    }
+
+    /// Appends the group whose operations were put into the log's payload.
+    fn append(&self, writer: &mut Writer, count: u64) -> Result<SeqNo> {
+        let first = writer.log.next_seqno();
+        let start = writer.log.end();
+        writer.log.append_payload(first, count)?;
+        self.sync.note_appended(writer.log.end());
+        self.note_mentioned(&writer.log);
+        self.counters.written(count, writer.log.end() - start);
+        Ok(first)
+    }
+
+    /// Shows readers what was appended and inserted.
+    fn publish(&self, writer: &Writer) -> Position {
         self.visible.store(writer.log.last_seqno().0, Ordering::Release);
-        self.counters.written(count, bytes);
-        Ok(position)
+        (writer.log.id(), writer.log.end())
     }
 
     /// Freezes the active memtable and begins another, with a log of its own.
@@ -159,12 +222,7 @@ impl Inner {
             }
         })?;
         let slot = MemSlot::new(id);
-        {
-            let mut sync = self.sync.lock();
-            let old = std::mem::replace(&mut sync.current, log.file());
-            sync.older.push((writer.log.id(), old));
-            sync.appended = (id, log.end());
-        }
+        self.sync.begin_log(log.file(), (id, log.end()));
         writer.active.last_seqno.store(writer.log.last_seqno().0, Ordering::Release);
         writer.log = log;
         writer.active = Arc::clone(&slot);
@@ -182,15 +240,14 @@ impl Inner {
 
     /// Makes everything appended so far durable, as [`Inner::sync_to`] does.
     pub(super) fn sync_all(&self) -> Result<()> {
-        let appended = self.sync.lock().appended;
-        self.sync_to(appended)
+        self.sync_to(self.sync.appended())
     }
 
     /// Returns once everything before `position` is durable, and the log says so: damage to it is
     /// an error at the next open then, not a torn tail. Not for holders of the writer's lock.
     fn sync_to(&self, position: Position) -> Result<()> {
         self.make_durable(position)?;
-        if self.sync.lock().mentioned < position {
+        if !self.sync.is_mentioned(position) {
             self.mention_durable(&mut self.writer.lock());
         }
         Ok(())
@@ -221,15 +278,22 @@ impl Inner {
                 self.poison(&error);
             }
         }
-        let mut sync = self.sync.lock();
-        sync.mentioned = sync.mentioned.max(mentioned(&writer.log));
+        self.note_mentioned(&writer.log);
+    }
+
+    /// Notes up to where the log's records say that it is durable. A log that says no more than that
+    /// its header is says nothing, neither of itself nor of those before it: so much is true of each
+    /// from the beginning.
+    fn note_mentioned(&self, log: &LogWriter) {
+        if log.mentioned() > LOG_HEADER_LEN {
+            self.sync.note_mentioned(log.mentioned());
+        }
     }
 
     /// Makes everything appended so far durable. For holders of the writer's lock, who append a
     /// record afterwards.
     pub(super) fn make_all_durable(&self) -> Result<()> {
-        let appended = self.sync.lock().appended;
-        self.make_durable(appended)
+        self.make_durable(self.sync.appended())
     }
 
     /// Returns once everything before `position` is durable. One caller syncs for all that wait.
@@ -275,17 +339,12 @@ impl Inner {
             self.home.env.clock.sleep(slice);
             delay -= slice;
         }
-        let full = || {
-            let state = self.state.load();
-            state.frozen.len() + 1 >= self.options.write_buffers
-                && state.active.table.allocated_bytes() >= self.options.write_buffer_bytes
-        };
-        if !full() {
+        if !self.is_full() {
             return Ok(());
         }
         let start = self.home.env.clock.monotonic();
         let mut background = self.background.lock();
-        while full() {
+        while self.is_full() {
             self.check_writable()?;
             if background.stopping {
                 return Err(Error::Closed);
@@ -314,7 +373,7 @@ impl Inner {
         }
         // Marks and witnesses at the end are not synced yet, and the last mark speaks for them too.
         let end = writer.log.end();
-        self.sync.lock().appended = (writer.log.id(), end);
+        self.sync.note_appended(end);
         self.make_all_durable()?;
         writer.log.mark_durable(end);
         if end <= LOG_HEADER_LEN && self.state.load().memtables().any(|m| m.table.entries() > 0) {
@@ -327,15 +386,7 @@ impl Inner {
         } else {
             writer.log.append_mark()?;
         }
-        self.sync.lock().appended = (writer.log.id(), writer.log.end());
+        self.sync.note_appended(writer.log.end());
         self.make_all_durable()
     }
-}
-
-/// Up to where the log's records say that it is durable. A log that says no more than that its header
-/// is says nothing, neither of itself nor of those before it: so much is true of each from the
-/// beginning.
-fn mentioned(log: &LogWriter) -> Position {
-    let upto = log.mentioned();
-    if upto > LOG_HEADER_LEN { (log.id(), upto) } else { (LogId(0), 0) }
 }

@@ -138,13 +138,13 @@ impl Inner {
             // must be.
             let seqno = writer.log.next_seqno();
             writer.log.append_skip()?;
-            self.sync.lock().appended = (writer.log.id(), writer.log.end());
+            self.sync.note_appended(writer.log.end());
             self.make_all_durable()?;
             // So that damage to the skip cannot be mistaken for a torn tail.
             let end = writer.log.end();
             writer.log.mark_durable(end);
             writer.log.append_mark()?;
-            self.sync.lock().appended = (writer.log.id(), writer.log.end());
+            self.sync.note_appended(writer.log.end());
             let mut committer = self.committer.lock();
             let changes = vec![Change::Clear { id: core.id, seqno }];
             self.commit_edit(&mut committer, Edit { changes })?;

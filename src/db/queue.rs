@@ -4,10 +4,15 @@
 //! each its outcome, and hands the lead to the first of those that came meanwhile. Knows nothing of
 //! logs and memtables: [`Commits`] does.
 //!
+//! A writer that is alone needs none of this: [`CommitQueue::alone`] lets it take what a leader would
+//! enter by ([`Commits::enter`]) if it is free, and so costs that lock and no other.
+//!
 //! Invariants: one leads at a time; a batch is in one group; its writer returns when that group is
-//! done, with its outcome; while a writer waits, somebody leads or was just woken to. Called by
-//! `commit`; the models beside it explore the schedules.
+//! done, with its outcome; while a writer waits, somebody leads or was just woken to; nobody is alone
+//! while somebody leads, but for one that began before. Called by `commit`; the models beside it
+//! explore the schedules.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Condvar, Mutex};
 use std::collections::VecDeque;
 
@@ -19,6 +24,11 @@ pub(super) trait Commits<B> {
     /// What a writer hears.
     type Outcome;
 
+    /// What the one that commits holds, and nobody else.
+    type Entered<'a>
+    where
+        Self: 'a;
+
     /// The size of a batch, for the limit of a group.
     fn bytes(batch: &B) -> u64;
 
@@ -29,13 +39,19 @@ pub(super) trait Commits<B> {
     /// The outcome of its own batch, which is then not committed.
     fn wait_for_room(&self, own: &B) -> Result<(), Self::Outcome>;
 
+    /// Called by the one that leads: waits until nobody else commits. What comes meanwhile is still
+    /// gathered.
+    fn enter(&self) -> Self::Entered<'_>;
+
     /// Commits a group; an outcome for each batch.
-    fn commit_group(&self, group: &[B]) -> Vec<Self::Outcome>;
+    fn commit_group(&self, entered: Self::Entered<'_>, group: &[B]) -> Vec<Self::Outcome>;
 }
 
 /// See the module's text.
 pub(super) struct CommitQueue<B, O> {
     state: Mutex<State<B, O>>,
+    /// The same as `State::leading`, for a look without the lock.
+    is_led: AtomicBool,
 }
 
 struct State<B, O> {
@@ -60,16 +76,30 @@ enum Turn<B, O> {
 
 impl<B, O> Default for CommitQueue<B, O> {
     fn default() -> Self {
-        CommitQueue { state: Mutex::new(State { leading: false, waiting: VecDeque::new() }) }
+        CommitQueue {
+            state: Mutex::new(State { leading: false, waiting: VecDeque::new() }),
+            is_led: AtomicBool::new(false),
+        }
     }
 }
 
 impl<B, O> CommitQueue<B, O> {
+    /// Gives `enter` a try if nobody leads: what it returns is for one batch to be committed without
+    /// the queue. If it fails, the batch must be queued.
+    ///
+    /// Whoever leads is not overtaken again and again: those that come after it wait behind it.
+    #[inline]
+    pub(super) fn alone<T>(&self, enter: impl FnOnce() -> Option<T>) -> Option<T> {
+        // What excludes others is what `enter` takes; this only keeps the order fair.
+        if self.is_led.load(Ordering::Relaxed) { None } else { enter() }
+    }
+
     /// Commits a batch, alone or with others; waits for it.
     pub(super) fn commit(&self, batch: B, to: &impl Commits<B, Outcome = O>) -> O {
         let mut queue = self.state.lock();
         if !queue.leading {
             queue.leading = true;
+            self.is_led.store(true, Ordering::Relaxed);
             drop(queue);
             return self.lead(batch, to);
         }
@@ -105,6 +135,7 @@ impl<B, O> CommitQueue<B, O> {
         let mut bytes = C::bytes(&own);
         let mut batches = vec![own];
         let mut followers = Vec::new();
+        let entered = to.enter();
         let mut queue = self.state.lock();
         while bytes < GROUP_BYTES
             && let Some(waiter) = queue.waiting.pop_front()
@@ -118,7 +149,7 @@ impl<B, O> CommitQueue<B, O> {
             followers.push(waiter);
         }
         drop(queue);
-        let mut outcomes = to.commit_group(&batches).into_iter();
+        let mut outcomes = to.commit_group(entered, &batches).into_iter();
         debug_assert_eq!(outcomes.len(), batches.len(), "an outcome for each batch");
         let own = outcomes.next().expect("an outcome for each batch");
         for (waiter, outcome) in followers.into_iter().zip(outcomes) {
@@ -133,6 +164,7 @@ impl<B, O> CommitQueue<B, O> {
         if crate::sync::modeled::makes(crate::sync::modeled::Mistake::OfTheModel) {
             if self.state.lock().waiting.is_empty() {
                 self.state.lock().leading = false;
+                self.is_led.store(false, Ordering::Relaxed);
                 return;
             }
         }
@@ -147,7 +179,10 @@ impl<B, O> CommitQueue<B, O> {
                 drop(turn);
                 next.wake.notify_one();
             }
-            None => queue.leading = false,
+            None => {
+                queue.leading = false;
+                self.is_led.store(false, Ordering::Relaxed);
+            }
         }
     }
 }

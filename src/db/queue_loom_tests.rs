@@ -1,15 +1,19 @@
-//! Models of the writers' queue: every batch is committed once, by one leader at a time, in the order
-//! of its thread, and no writer is left waiting (which loom reports as a deadlock).
+//! Models of the writers' queue: every batch is committed once, by one writer at a time, in the order
+//! of its thread, and no writer is left waiting (which loom reports as a deadlock). Each writer goes
+//! the way of the lone writer first, as `commit` does, and queues if that fails.
 
 use super::*;
-use crate::sync::modeled::{Mistake, explore};
+use crate::sync::MutexGuard;
+use crate::sync::modeled::{Mistake, explore, makes};
 use loom::thread;
 
 /// Batches are numbers: a thread's number times ten and a number that rises.
 struct Log<const BYTES: u64> {
+    /// Locked by the one that commits.
+    writer: Mutex<()>,
     committed: Mutex<Vec<u64>>,
     /// Held while a group is committed.
-    led: loom::sync::Mutex<()>,
+    committing: loom::sync::Mutex<()>,
     queue: CommitQueue<u64, Result<u64, u64>>,
     /// The batch for which there is no room.
     refused: Option<u64>,
@@ -17,6 +21,7 @@ struct Log<const BYTES: u64> {
 
 impl<const BYTES: u64> Commits<u64> for Log<BYTES> {
     type Outcome = Result<u64, u64>;
+    type Entered<'a> = MutexGuard<'a, ()>;
 
     fn bytes(_: &u64) -> u64 {
         BYTES
@@ -26,17 +31,43 @@ impl<const BYTES: u64> Commits<u64> for Log<BYTES> {
         if self.refused == Some(*own) { Err(Err(*own)) } else { Ok(()) }
     }
 
-    fn commit_group(&self, group: &[u64]) -> Vec<Self::Outcome> {
-        let _led = self.led.try_lock().expect("one leads at a time");
+    fn enter(&self) -> MutexGuard<'_, ()> {
+        self.writer.lock()
+    }
+
+    fn commit_group(&self, _entered: MutexGuard<'_, ()>, group: &[u64]) -> Vec<Self::Outcome> {
+        let _committing = self.committing.try_lock().expect("one commits at a time");
         self.committed.lock().extend(group);
         group.iter().map(|batch| Ok(*batch)).collect()
     }
 }
 
+impl<const BYTES: u64> Log<BYTES> {
+    /// As `commit` does it.
+    fn write(&self, batch: u64) -> Result<u64, u64> {
+        let without_lock = makes(Mistake::RelaxedSize);
+        let alone = || match without_lock {
+            true => Some(None),
+            false => self.writer.try_lock().map(Some),
+        };
+        // Who is refused must queue, and hears it if it leads.
+        let alone = if self.refused == Some(batch) { None } else { self.queue.alone(alone) };
+        match alone {
+            Some(_entered) => {
+                let _committing = self.committing.try_lock().expect("one commits at a time");
+                self.committed.lock().push(batch);
+                Ok(batch)
+            }
+            None => self.queue.commit(batch, self),
+        }
+    }
+}
+
 fn model<const BYTES: u64>(each: &[u64], refused: Option<u64>) {
     let log = Arc::new(Log::<BYTES> {
+        writer: Mutex::default(),
         committed: Mutex::default(),
-        led: loom::sync::Mutex::default(),
+        committing: loom::sync::Mutex::default(),
         queue: CommitQueue::default(),
         refused,
     });
@@ -45,7 +76,7 @@ fn model<const BYTES: u64>(each: &[u64], refused: Option<u64>) {
         move || {
             for n in 0..count {
                 let batch = thread * 10 + n;
-                let outcome = log.queue.commit(batch, &*log);
+                let outcome = log.write(batch);
                 let committed = log.committed.lock().contains(&batch);
                 assert_eq!(outcome, if committed { Ok(batch) } else { Err(batch) });
                 assert!(committed || refused == Some(batch));
@@ -66,6 +97,7 @@ fn model<const BYTES: u64>(each: &[u64], refused: Option<u64>) {
     }
     let state = log.queue.state.lock();
     let at_rest = !state.leading && state.waiting.is_empty();
+    let at_rest = at_rest && !log.queue.is_led.load(Ordering::Relaxed);
     drop(state);
     assert!(at_rest);
 }
@@ -95,5 +127,11 @@ fn loom_a_leader_without_room_hands_the_lead_on() {
 #[test]
 #[should_panic(expected = "deadlock")]
 fn loom_finds_that_looking_and_leaving_are_two_steps() {
-    explore("", Some(Mistake::OfTheModel), || model::<1>(&[1, 1], None));
+    explore("", Some(Mistake::OfTheModel), || model::<1>(&[1, 1, 1], None));
+}
+
+#[test]
+#[should_panic(expected = "one commits at a time")]
+fn loom_finds_that_a_lone_writer_takes_no_lock() {
+    explore("", Some(Mistake::RelaxedSize), || model::<1>(&[1, 1], None));
 }

@@ -27,10 +27,16 @@ pub(super) struct Counters {
     saved_up_ns: AtomicU64,
 }
 
+/// Delays are saved up until they make this much.
+const WORTH_SLEEPING_NS: u64 = 1_000_000;
+
 impl Counters {
+    /// Under the writer's lock, so that nobody else adds.
     pub(super) fn written(&self, operations: u64, bytes: u64) {
-        self.operations.fetch_add(operations, Ordering::Relaxed);
-        self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let add =
+            |sum: &AtomicU64, n| sum.store(sum.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+        add(&self.operations, operations);
+        add(&self.written_bytes, bytes);
     }
 
     pub(super) fn stalled(&self, time: Duration) {
@@ -39,9 +45,18 @@ impl Counters {
         self.stalled_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
+    /// Adds to the delay that is due, unless it would be worth sleeping for then.
+    pub(super) fn save_up_little(&self, ns: u64) -> bool {
+        let due = self.saved_up_ns.load(Ordering::Relaxed).saturating_add(ns);
+        let is_little = due < WORTH_SLEEPING_NS;
+        if is_little {
+            self.saved_up_ns.fetch_add(ns, Ordering::Relaxed);
+        }
+        is_little
+    }
+
     /// Adds to the delay that is due; gives it out once it is worth sleeping for.
     pub(super) fn save_up_delay(&self, ns: u64) -> Duration {
-        const WORTH_SLEEPING_NS: u64 = 1_000_000;
         let due = self.saved_up_ns.fetch_add(ns, Ordering::Relaxed) + ns;
         if due < WORTH_SLEEPING_NS {
             return Duration::ZERO;

@@ -7,21 +7,23 @@
 //! the position was appended; after a sync that failed nobody does, and none is tried again. Called by
 //! `commit`; the models beside it explore the schedules.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::types::LogId;
 
 /// A place in the sequence of logs: everything before it was appended.
 pub(super) type Position = (LogId, u64);
 
-/// What is appended, and how far it is durable.
+/// Which logs there are, and how far they are durable.
 pub(super) struct SyncState<F> {
     /// Logs before the current one that are not synced yet, oldest first.
     pub(super) older: Vec<(LogId, F)>,
-    pub(super) current: F,
-    pub(super) appended: Position,
+    /// The log that is appended to.
+    current: (LogId, F),
     pub(super) durable: Position,
-    /// Up to where a record says that it is durable, so that damage is not taken for a torn tail.
-    pub(super) mentioned: Position,
+    /// Up to where records of the logs before the current one, or of it when it was begun, say that
+    /// all is durable.
+    mentioned: Position,
     syncing: bool,
 }
 
@@ -29,6 +31,16 @@ pub(super) struct SyncState<F> {
 pub(super) struct Syncer<F> {
     state: Mutex<SyncState<F>>,
     synced: Condvar,
+    /// The end of what is appended to the current log. Replaced under the lock together with the log;
+    /// else it rises, by whoever appends.
+    end: AtomicU64,
+    /// Up to where the current log is durable, written under the lock: the second half of `durable`
+    /// if the first is that log, else zero.
+    durable_end: AtomicU64,
+    /// Up to where a record of the current log says that it is durable, so that damage is not taken
+    /// for a torn tail. Replaced under the lock together with the log; else it rises, by whoever
+    /// appends. Zero: nothing is said, neither of this log nor of those before it.
+    mentioned_end: AtomicU64,
 }
 
 impl<F: Clone> Syncer<F> {
@@ -36,8 +48,69 @@ impl<F: Clone> Syncer<F> {
     pub(super) fn new(current: F, appended: Position) -> Self {
         let durable = (appended.0, 0);
         let (older, mentioned) = (Vec::new(), appended);
-        let state = SyncState { older, current, appended, durable, mentioned, syncing: false };
-        Syncer { state: Mutex::new(state), synced: Condvar::new() }
+        let current = (appended.0, current);
+        let state = SyncState { older, current, durable, mentioned, syncing: false };
+        Syncer {
+            state: Mutex::new(state),
+            synced: Condvar::new(),
+            end: AtomicU64::new(appended.1),
+            durable_end: AtomicU64::new(0),
+            mentioned_end: AtomicU64::new(0),
+        }
+    }
+
+    /// Notes that the current log was appended to, up to `end`. For the one that appends.
+    #[inline]
+    pub(super) fn note_appended(&self, end: u64) {
+        self.end.store(end, Ordering::Release);
+    }
+
+    /// Notes that another log is appended to from now on. For the one that appends.
+    pub(super) fn begin_log(&self, file: F, appended: Position) {
+        let mut state = self.state.lock();
+        state.mentioned = self.mentioned_of(&state);
+        let old = std::mem::replace(&mut state.current, (appended.0, file));
+        state.older.push(old);
+        self.end.store(appended.1, Ordering::Release);
+        self.durable_end.store(0, Ordering::Release);
+        self.mentioned_end.store(0, Ordering::Release);
+    }
+
+    /// Notes that a record of the current log says that it is durable up to here. For the one that
+    /// appends.
+    #[inline]
+    pub(super) fn note_mentioned(&self, upto: u64) {
+        if upto > self.mentioned_end.load(Ordering::Relaxed) {
+            self.mentioned_end.store(upto, Ordering::Release);
+        }
+    }
+
+    /// Whether a record says that all before this is durable.
+    pub(super) fn is_mentioned(&self, position: Position) -> bool {
+        self.mentioned_of(&self.state.lock()) >= position
+    }
+
+    fn mentioned_of(&self, state: &SyncState<F>) -> Position {
+        match self.mentioned_end.load(Ordering::Acquire) {
+            0 => state.mentioned,
+            upto => state.mentioned.max((state.current.0, upto)),
+        }
+    }
+
+    /// The end of what is appended.
+    pub(super) fn appended(&self) -> Position {
+        self.appended_of(&self.state.lock())
+    }
+
+    fn appended_of(&self, state: &SyncState<F>) -> Position {
+        (state.current.0, self.end.load(Ordering::Acquire))
+    }
+
+    /// Up to where the log is durable that is appended to; zero if nothing is known. For the one that
+    /// appends.
+    #[inline]
+    pub(super) fn durable_in_current(&self) -> u64 {
+        self.durable_end.load(Ordering::Acquire)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, SyncState<F>> {
@@ -66,21 +139,24 @@ impl<F: Clone> Syncer<F> {
         }
         check()?;
         state.syncing = true;
-        let target = state.appended;
+        let target = self.appended_of(&state);
         // Older logs first: what is durable must be a prefix.
         let mut files = state.older.clone();
-        files.push((target.0, state.current.clone()));
+        files.push(state.current.clone());
         drop(state);
         let outcome = sync(&files);
         let mut state = self.state.lock();
         state.syncing = false;
         #[cfg(all(test, loom))]
         let target = match crate::sync::modeled::makes(crate::sync::modeled::Mistake::OfTheModel) {
-            true => state.appended,
+            true => self.appended_of(&state),
             false => target,
         };
         if outcome.is_ok() {
             state.durable = state.durable.max(target);
+            if state.durable.0 == state.current.0 {
+                self.durable_end.store(state.durable.1, Ordering::Release);
+            }
             state.older.retain(|(id, _)| *id >= target.0);
         }
         drop(state);

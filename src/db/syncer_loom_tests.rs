@@ -40,17 +40,13 @@ impl Model {
         let log = self.writer.lock().unwrap();
         let end = self.files[*log as usize].written.fetch_add(1, Ordering::Relaxed) + 1;
         let position = (LogId(*log), end);
-        self.syncer.lock().appended = position;
+        self.syncer.note_appended(end);
         position
     }
 
     fn rotate(&self) {
         let mut log = self.writer.lock().unwrap();
-        let mut state = self.syncer.lock();
-        state.current = *log + 1;
-        state.older.push((LogId(*log), *log));
-        state.appended = (LogId(*log + 1), 0);
-        drop(state);
+        self.syncer.begin_log(*log + 1, (LogId(*log + 1), 0));
         *log += 1;
     }
 

@@ -39,7 +39,7 @@ mod writer;
 
 pub(crate) use format::{HEADER_LEN as LOG_HEADER_LEN, log_file_name, parse_log_file_name};
 pub use fuzz::wal_bytes;
-pub(crate) use ops::{Op, Ops, encode_op};
+pub(crate) use ops::{Op, Ops, encode_op, encoded_len};
 pub(crate) use renew::renew;
 pub use replay::Recovery;
 pub(crate) use replay::{Replayed, remove_logs, replay};

@@ -36,7 +36,7 @@ pub(crate) struct LogWriter {
     /// The newest edit of the manifest that a record of this log mentions.
     witnessed: u64,
     next_seqno: SeqNo,
-    /// The record being built: room for its header, then its payload.
+    /// The record being built: room for its header, always, then its payload.
     buffer: Vec<u8>,
     /// An append failed: what follows belongs in a new log.
     full_stop: Option<String>,
@@ -94,7 +94,7 @@ impl LogWriter {
             mentioned: HEADER_LEN,
             witnessed: 0,
             next_seqno,
-            buffer: Vec::new(),
+            buffer: vec![0; RECORD_HEADER_LEN],
             full_stop: None,
         })
     }
@@ -108,10 +108,10 @@ impl LogWriter {
     /// already, and [`LogWriter::append_payload`] writes them.
     pub(crate) fn payload(&mut self) -> &mut Vec<u8> {
         if self.buffer.capacity() > BUFFER_KEPT {
-            self.buffer = Vec::new();
+            self.buffer = vec![0; RECORD_HEADER_LEN];
         }
-        self.buffer.clear();
-        self.buffer.resize(RECORD_HEADER_LEN, 0);
+        // The header is filled in when the record is sealed.
+        self.buffer.truncate(RECORD_HEADER_LEN);
         &mut self.buffer
     }
 
