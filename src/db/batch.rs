@@ -2,6 +2,7 @@
 
 use super::keyspace::Keyspace;
 use super::keyspace_core::KeyspaceCore;
+use super::options::Durability;
 use crate::error::{Error, Result};
 use crate::hash::{key_hash, keyspace_seed};
 use crate::sync::Arc;
@@ -25,6 +26,8 @@ pub struct WriteBatch {
     pub(super) keyspaces: Vec<Arc<KeyspaceCore>>,
     /// The hashes of the keys, in order; empty until the batch is written.
     pub(super) hashes: Vec<u64>,
+    /// How it is to be written.
+    pub(super) durability: Durability,
     refused: Option<Error>,
 }
 

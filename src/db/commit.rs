@@ -78,6 +78,7 @@ impl Inner {
         }
         self.check_flushes()?;
         batch.hash_keys(self.hash_seed);
+        batch.durability = durability;
         let position = match self.enter_alone(batch.bytes()) {
             Some(mut writer) => {
                 batch.check_live()?;
@@ -141,7 +142,7 @@ impl Inner {
         let payload = writer.log.payload();
         put_varint(payload, 1);
         encode_op(payload, op);
-        let seqno = self.append(writer, 1)?;
+        let seqno = self.append(writer, 1, self.options.durability)?;
         writer.active.table.insert(op.keyspace, op.key, hash, seqno, op.kind, op.value);
         Ok(self.publish(writer))
     }
@@ -153,13 +154,16 @@ impl Inner {
     ) -> Result<Position> {
         self.prepare(writer)?;
         let payload = writer.log.payload();
-        let mut count = 0;
+        let (mut count, mut durability) = (0, Durability::Buffered);
         for batch in group.clone() {
+            if batch.durability == Durability::Sync {
+                durability = Durability::Sync;
+            }
             put_varint(payload, batch.count);
             payload.extend_from_slice(&batch.ops);
             count += batch.count;
         }
-        let first = self.append(writer, count)?;
+        let first = self.append(writer, count, durability)?;
         let mut seqno = first;
         for batch in group {
             debug_assert_eq!(batch.hashes.len() as u64, batch.count);
@@ -191,14 +195,18 @@ impl Inner {
         writer.log.append_witness(self.manifest_edit.load(Ordering::Acquire))
     }
 
-    /// Appends the group whose operations were put into the log's payload.
-    fn append(&self, writer: &mut Writer, count: u64) -> Result<SeqNo> {
+    /// Appends the group whose operations were put into the log's payload. `durability` says whether
+    /// somebody is about to sync it.
+    fn append(&self, writer: &mut Writer, count: u64, durability: Durability) -> Result<SeqNo> {
         let first = writer.log.next_seqno();
         let start = writer.log.end();
         writer.log.append_payload(first, count)?;
         self.sync.note_appended(writer.log.end());
         self.note_mentioned(&writer.log);
         self.counters.written(count, writer.log.end() - start);
+        if durability == Durability::Sync {
+            writer.log.write_ahead();
+        }
         Ok(first)
     }
 
@@ -224,6 +232,7 @@ impl Inner {
         let slot = MemSlot::new(id);
         self.sync.begin_log(log.file(), (id, log.end()));
         writer.active.last_seqno.store(writer.log.last_seqno().0, Ordering::Release);
+        writer.log.cut_ahead();
         writer.log = log;
         writer.active = Arc::clone(&slot);
         self.change_state(|state| {
@@ -246,9 +255,13 @@ impl Inner {
     /// Returns once everything before `position` is durable, and the log says so: damage to it is
     /// an error at the next open then, not a torn tail. Not for holders of the writer's lock.
     fn sync_to(&self, position: Position) -> Result<()> {
-        self.make_durable(position)?;
+        self.make_durable(position, |is_complete| self.gather(is_complete))?;
         if !self.sync.is_mentioned(position) {
-            self.mention_durable(&mut self.writer.lock());
+            let mut writer = self.writer.lock();
+            // Another one that waited for the same sync may have been here meanwhile.
+            if !self.sync.is_mentioned(position) {
+                self.mention_durable(&mut writer);
+            }
         }
         Ok(())
     }
@@ -293,16 +306,40 @@ impl Inner {
     /// Makes everything appended so far durable. For holders of the writer's lock, who append a
     /// record afterwards.
     pub(super) fn make_all_durable(&self) -> Result<()> {
-        self.make_durable(self.sync.appended())
+        self.make_durable(self.sync.appended(), |_| {})
     }
 
-    /// Returns once everything before `position` is durable. One caller syncs for all that wait.
-    fn make_durable(&self, position: Position) -> Result<()> {
+    /// Waits a little for the others that are expected to want the same sync: less than a sync takes,
+    /// and only if others wanted the last one, so that a writer that is alone never waits. Looks
+    /// only so often that a clock that stands still does no harm.
+    fn gather(&self, is_complete: &dyn Fn() -> bool) {
+        const PATIENCE: Duration = Duration::from_micros(30);
+        const LOOKS: u32 = 300;
+        if matches!(self.options.background, Background::Manual) {
+            return;
+        }
+        let clock = &self.home.env.clock;
+        let start = clock.monotonic();
+        for _ in 0..LOOKS {
+            if is_complete() || clock.monotonic().saturating_sub(start) >= PATIENCE {
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Returns once everything before `position` is durable. One caller syncs for all that wait, and
+    /// calls `gather` before that if it expects more of them.
+    fn make_durable(
+        &self,
+        position: Position,
+        gather: impl FnOnce(&dyn Fn() -> bool),
+    ) -> Result<()> {
         let check = || {
             // After a failed sync the file's state is unknown: it is never tried again.
             if self.is_poisoned.load(Ordering::Acquire) { self.check_writable() } else { Ok(()) }
         };
-        self.sync.sync_to(position, check, |files| {
+        self.sync.sync_to(position, check, gather, |files| {
             let sync = |(id, file): &(LogId, Arc<dyn VfsFile>)| {
                 let path = || self.home.dir.join(crate::wal::log_file_name(*id));
                 file.sync_data().map_err(|e| Error::io("sync", &path(), e))
@@ -386,7 +423,12 @@ impl Inner {
         } else {
             writer.log.append_mark()?;
         }
+        writer.log.cut_ahead();
         self.sync.note_appended(writer.log.end());
         self.make_all_durable()
     }
 }
+
+#[cfg(test)]
+#[path = "commit_tests.rs"]
+mod tests;

@@ -3,6 +3,10 @@
 //! Knows what is appended and how far it is durable, and sees to it that one caller at a time syncs,
 //! for all. What is a file and how it is synced the caller says.
 //!
+//! Threads that write and sync in turn would split into two groups, of which one waits while the other
+//! one's sync runs. So the one that is to sync waits a little until as many have come as took part in the
+//! last sync or came during it. A thread that is alone expects itself, and does not wait.
+//!
 //! Invariants: nobody hears that a position is durable before a sync ended well that began after
 //! the position was appended; after a sync that failed nobody does, and none is tried again. Called by
 //! `commit`; the models beside it explore the schedules.
@@ -24,7 +28,12 @@ pub(super) struct SyncState<F> {
     /// Up to where records of the logs before the current one, or of it when it was begun, say that
     /// all is durable.
     mentioned: Position,
+    /// Somebody syncs, or gathers those that are to be synced for.
     syncing: bool,
+    /// `Syncer::entered` when the last sync began.
+    begun: u64,
+    /// How many are expected to want the next one.
+    expected: u64,
 }
 
 /// See the module's text.
@@ -41,7 +50,12 @@ pub(super) struct Syncer<F> {
     /// for a torn tail. Replaced under the lock together with the log; else it rises, by whoever
     /// appends. Zero: nothing is said, neither of this log nor of those before it.
     mentioned_end: AtomicU64,
+    /// How often somebody came that needed a sync. Changed under the lock.
+    entered: AtomicU64,
 }
+
+/// More are not waited for.
+const EXPECTED_MAX: u64 = 64;
 
 impl<F: Clone> Syncer<F> {
     /// Appends go to this file of this log; all before `appended` is in it, and not durable.
@@ -49,13 +63,15 @@ impl<F: Clone> Syncer<F> {
         let durable = (appended.0, 0);
         let (older, mentioned) = (Vec::new(), appended);
         let current = (appended.0, current);
-        let state = SyncState { older, current, durable, mentioned, syncing: false };
+        let (syncing, begun, expected) = (false, 0, 0);
+        let state = SyncState { older, current, durable, mentioned, syncing, begun, expected };
         Syncer {
             state: Mutex::new(state),
             synced: Condvar::new(),
             end: AtomicU64::new(appended.1),
             durable_end: AtomicU64::new(0),
             mentioned_end: AtomicU64::new(0),
+            entered: AtomicU64::new(0),
         }
     }
 
@@ -97,6 +113,10 @@ impl<F: Clone> Syncer<F> {
         }
     }
 
+    fn entered(&self) -> u64 {
+        self.entered.load(Ordering::Relaxed)
+    }
+
     /// The end of what is appended.
     pub(super) fn appended(&self) -> Position {
         self.appended_of(&self.state.lock())
@@ -120,17 +140,25 @@ impl<F: Clone> Syncer<F> {
     /// Returns once everything before `position` is durable.
     ///
     /// `sync` syncs logs in this order. `check` says whether that may be tried; once a sync has
-    /// failed it never may, and `sync` sees to that before it returns.
+    /// failed it never may, and `sync` sees to that before it returns. `gather` is called if more are
+    /// expected to come than have, and returns at the latest when what it is given says that they are
+    /// all there, or whenever it likes.
     pub(super) fn sync_to<E>(
         &self,
         position: Position,
         check: impl FnOnce() -> Result<(), E>,
+        gather: impl FnOnce(&dyn Fn() -> bool),
         sync: impl FnOnce(&[(LogId, F)]) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut state = self.state.lock();
+        let mut has_entered = false;
         loop {
             if state.durable >= position {
                 return Ok(());
+            }
+            if !has_entered {
+                has_entered = true;
+                self.entered.store(self.entered() + 1, Ordering::Relaxed);
             }
             if !state.syncing {
                 break;
@@ -139,6 +167,13 @@ impl<F: Clone> Syncer<F> {
         }
         check()?;
         state.syncing = true;
+        let complete = state.begun + state.expected;
+        if self.entered() < complete {
+            drop(state);
+            gather(&|| self.entered() >= complete);
+            state = self.state.lock();
+        }
+        let before = std::mem::replace(&mut state.begun, self.entered());
         let target = self.appended_of(&state);
         // Older logs first: what is durable must be a prefix.
         let mut files = state.older.clone();
@@ -147,6 +182,7 @@ impl<F: Clone> Syncer<F> {
         let outcome = sync(&files);
         let mut state = self.state.lock();
         state.syncing = false;
+        state.expected = (self.entered() - before).min(EXPECTED_MAX);
         #[cfg(all(test, loom))]
         let target = match crate::sync::modeled::makes(crate::sync::modeled::Mistake::OfTheModel) {
             true => self.appended_of(&state),

@@ -23,6 +23,8 @@ struct Model {
     /// Syncs that are yet to succeed; the next one fails.
     fails_after: AtomicU64,
     poisoned: AtomicBool,
+    /// How often one waited for others.
+    gathered: AtomicU64,
 }
 
 impl Model {
@@ -33,6 +35,7 @@ impl Model {
             syncer: Syncer::new(0, (LogId(0), 0)),
             fails_after: AtomicU64::new(fails_after),
             poisoned: AtomicBool::new(false),
+            gathered: AtomicU64::new(0),
         })
     }
 
@@ -74,7 +77,15 @@ impl Model {
             let poisoned = !without_check && self.poisoned.load(Ordering::Acquire);
             if poisoned { Err(()) } else { Ok(()) }
         };
-        let outcome = self.syncer.sync_to(position, check, |files| self.sync_files(files));
+        // Looks twice, as `commit` looks a few times.
+        let gather = |is_complete: &dyn Fn() -> bool| {
+            self.gathered.fetch_add(1, Ordering::Relaxed);
+            if !is_complete() {
+                thread::yield_now();
+                is_complete();
+            }
+        };
+        let outcome = self.syncer.sync_to(position, check, gather, |files| self.sync_files(files));
         if outcome.is_ok() {
             self.assert_durable(position);
         } else {
@@ -113,6 +124,32 @@ fn model(fails_after: u64, rotates: bool) {
 #[test]
 fn loom_what_is_said_to_be_durable_is() {
     explore("syncer: three writers", None, || model(100, false));
+}
+
+/// Two threads that come again: the second time, each may be waited for. One that is alone in the end
+/// gets through.
+fn come_again() {
+    let model = Model::new(100);
+    let other = Arc::clone(&model);
+    let other = thread::spawn(move || (0..2).for_each(|_| other.write(false)));
+    (0..2).for_each(|_| model.write(false));
+    other.join().unwrap();
+    let state = model.syncer.lock();
+    assert!(!state.syncing && state.expected <= 4);
+    assert!(model.syncer.entered() <= 4 && state.begun <= model.syncer.entered());
+}
+
+/// One thread is never kept waiting.
+fn alone() {
+    let model = Model::new(100);
+    (0..3).for_each(|_| model.write(false));
+    assert_eq!(model.gathered.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn loom_who_is_expected_may_come_or_not() {
+    explore("syncer: two writers, two writes each", None, come_again);
+    explore("syncer: one writer, three writes", None, alone);
 }
 
 #[test]

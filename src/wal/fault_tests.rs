@@ -156,6 +156,7 @@ proptest! {
                     synced.push(read(&env, id));
                 }
                 2 => log.append_mark().unwrap(),
+                3 => log.write_ahead(),
                 _ => {
                     let value = vec![kind; size];
                     let bytes = batch(&[put(&written.to_be_bytes(), &value)]);
@@ -171,7 +172,7 @@ proptest! {
             for (sector, start) in sectors {
                 let old = synced.get(start..).unwrap_or_default();
                 let old = &old[..old.len().min(sector.len())];
-                if old.len() == sector.len() {
+                if old == sector {
                     continue;
                 }
                 let lost = match fate.next() {

@@ -11,6 +11,8 @@
 //! - Operations are numbered on without a gap, from record to record and from log to log.
 //! - A log is durable, header and directory entry, before its first record is written. So a header
 //!   that cannot be read in front of records is damage, and nothing else.
+//! - Zeros may follow the last record, written ahead of those to come. They are its end, as the end
+//!   of the file is.
 //! - Nothing is appended behind a record that failed, or behind a torn tail: a new log is begun,
 //!   and its header says where the old one ends.
 //! - Each record says how far the log was durable when it was written. That is how a torn tail,
@@ -24,6 +26,8 @@
 //! read, [`LogFiles`] reads past damage, to verify and to repair. Called by `db`. A writer belongs to
 //! one thread at a time; its file may be synced from another (see [`LogWriter::file`]).
 
+#[cfg(test)]
+mod ahead_tests;
 #[cfg(test)]
 mod fault_tests;
 mod format;

@@ -95,7 +95,7 @@ pub(super) fn replayed(env: &Env, recovery: Recovery) -> Result<(Vec<u32>, Repla
     Ok((keys(&seen), outcome))
 }
 
-fn is_damage(outcome: &Result<(Vec<u32>, Replayed)>, id: u64, offset: u64) -> bool {
+pub(super) fn is_damage(outcome: &Result<(Vec<u32>, Replayed)>, id: u64, offset: u64) -> bool {
     let path = Path::new(DIR).join(log_file_name(LogId(id)));
     matches!(outcome, Err(Error::Corruption { file, offset: at, .. })
         if *file == path && *at == offset)

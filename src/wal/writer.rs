@@ -1,10 +1,14 @@
 //! Writes one log: records at its end, each in one write.
 //!
 //! ```text
-//! 0        64                  durable                     end
-//! | header | record … record   | record … record           |
+//! 0        64                  durable                     end          ahead
+//! | header | record … record   | record … record           | zeros … 0  |
 //!            survive power loss  survive the process only
 //! ```
+//!
+//! A log that is synced for single writes has zeros written behind its records
+//! ([`LogWriter::write_ahead`]): so the next records change neither the length of the file nor where
+//! it lies on the disk, and an fsync writes their bytes alone. Replay takes zeros for the end.
 //!
 //! Owned by the commit path, one thread at a time. An fsync may run on another thread through
 //! [`LogWriter::file`], followed by [`LogWriter::mark_durable`].
@@ -15,12 +19,19 @@ use super::format::{
 };
 use crate::error::{Error, Result};
 use crate::sync::Arc;
-use crate::types::{LogId, SeqNo};
+use crate::types::{LogId, PAGE, SeqNo};
 use crate::vfs::{Env, OpenMode, VfsFile};
 use std::path::{Path, PathBuf};
 
 /// A record buffer that grew larger than this for one commit is given back afterwards.
 const BUFFER_KEPT: usize = 4 << 20;
+
+/// The most that is written ahead at once, in bytes.
+const AHEAD_MAX: u64 = 256 << 10;
+
+/// Zeros are written in pieces of a page: small writes into a file that was filled by large ones cost
+/// three times as much.
+static ZEROS: [u8; PAGE] = [0; PAGE];
 
 /// The end of a log that is being written.
 #[derive(Debug)]
@@ -31,6 +42,9 @@ pub(crate) struct LogWriter {
     salt: u64,
     end: u64,
     durable: u64,
+    /// Up to where zeros were written behind the records, if that is beyond `end`; `None` once it
+    /// failed or was given up.
+    ahead: Option<u64>,
     /// The furthest durable point that a record mentions.
     mentioned: u64,
     /// The newest edit of the manifest that a record of this log mentions.
@@ -91,6 +105,7 @@ impl LogWriter {
             salt: header.salt,
             end: HEADER_LEN,
             durable: HEADER_LEN,
+            ahead: Some(0),
             mentioned: HEADER_LEN,
             witnessed: 0,
             next_seqno,
@@ -205,6 +220,44 @@ impl LogWriter {
         self.write_record(KIND_SKIP)?;
         self.next_seqno = next_seqno;
         Ok(())
+    }
+
+    /// Sees to it that there are zeros behind the records, so that syncing the next ones costs less.
+    /// For a log that is about to be synced, and will be again: the sync makes the zeros durable too.
+    ///
+    /// Writes as much as the log has by then, at most 256 KiB, and only when what there was is used
+    /// up. Nothing behind a record that would use up much of it at once. If it fails, nothing is lost,
+    /// and it is not tried again.
+    pub(crate) fn write_ahead(&mut self) {
+        let is_large = self.buffer.len() as u64 > AHEAD_MAX / 8;
+        let is_there = self.ahead.is_none_or(|ahead| ahead >= self.end);
+        if is_there || is_large || self.full_stop.is_some() {
+            return;
+        }
+        const STEP: u64 = PAGE as u64;
+        let to = (self.end + self.end.clamp(STEP, AHEAD_MAX)).next_multiple_of(STEP);
+        let mut at = self.end;
+        while at < to {
+            let n = STEP - at % STEP;
+            if let Err(error) = self.file.write_all_at(&ZEROS[..n as usize], at) {
+                tracing::debug!(%error, "cannot write ahead in the log");
+                self.ahead = Some(to);
+                self.cut_ahead();
+                return;
+            }
+            at += n;
+        }
+        self.ahead = Some(to);
+    }
+
+    /// Gives the zeros behind the records back; none are written any more. For the end of the log.
+    pub(crate) fn cut_ahead(&mut self) {
+        if self.ahead.take().is_some_and(|ahead| ahead > self.end)
+            && let Err(error) = self.file.set_len(self.end)
+        {
+            // Zeros do no harm.
+            tracing::debug!(%error, "cannot cut the log to its end");
+        }
     }
 
     fn check_open(&self) -> Result<()> {

@@ -1,0 +1,122 @@
+//! What synced writes leave in the log files, and that waiting for a group ends.
+
+use super::super::{Background, Db, Durability, WriteBatch};
+use crate::types::LogId;
+use crate::vfs::{Env, ManualClock, OpenMode, SimVfs};
+use crate::wal::log_file_name;
+use std::path::Path;
+use std::sync::Arc;
+
+const DIR: &str = "/db";
+
+fn builder(env: &Env) -> crate::Builder {
+    Db::builder(DIR)
+        .env(env.clone())
+        .background(Background::Manual)
+        .write_buffer_bytes(64 << 10)
+        .durability(Durability::Sync)
+}
+
+fn log_len(env: &Env, id: LogId) -> u64 {
+    let path = Path::new(DIR).join(log_file_name(id));
+    env.vfs.open(&path, OpenMode::Read).unwrap().len().unwrap()
+}
+
+/// The current log, and where its records end.
+fn end(db: &Db) -> (LogId, u64) {
+    let writer = db.inner().writer.lock();
+    (writer.log.id(), writer.log.end())
+}
+
+#[test]
+fn only_logs_with_synced_writes_have_zeros_ahead_and_none_once_they_are_done_with() {
+    let env = Env::in_memory(1);
+    let db = builder(&env).durability(Durability::Buffered).open().unwrap();
+    for n in 0..100u32 {
+        db.put(n.to_be_bytes(), "v").unwrap();
+        db.sync().unwrap();
+    }
+    let (id, len) = end(&db);
+    assert_eq!(log_len(&env, id), len);
+    let mut batch = WriteBatch::new();
+    batch.put("k", "v");
+    db.write_with(batch, Durability::Sync).unwrap();
+    assert!(log_len(&env, id) > end(&db).1);
+    // A rotation cuts the log, and the new one is as new.
+    let inner = db.inner();
+    let (id, len) = end(&db);
+    inner.rotate(&mut inner.writer.lock()).unwrap();
+    assert_eq!(log_len(&env, id), len);
+    db.put("b", "v").unwrap();
+    let (id, len) = end(&db);
+    assert_eq!(log_len(&env, id), len);
+    let mut batch = WriteBatch::new();
+    batch.put("k", "v");
+    db.write_with(batch, Durability::Sync).unwrap();
+    assert!(log_len(&env, id) > end(&db).1);
+    let keep = db.clone();
+    db.close().unwrap();
+    assert_eq!(log_len(&env, id), end(&keep).1);
+    drop(keep);
+    let db = builder(&env).recovery(crate::Recovery::Strict).open().unwrap();
+    assert_eq!(db.stats().recovery_notices, [] as [&str; 0]);
+    assert_eq!(db.get("b").unwrap().as_deref(), Some(&b"v"[..]));
+}
+
+#[test]
+fn a_database_that_is_not_closed_opens_over_its_zeros_and_verifies() {
+    let env = Env::in_memory(1);
+    let db = builder(&env).open().unwrap();
+    for n in 0..50u32 {
+        db.put(n.to_be_bytes(), "v").unwrap();
+    }
+    assert_eq!(db.verify(&mut |_, _| {}).unwrap().damage.len(), 0);
+    let (id, len) = end(&db);
+    drop(db);
+    assert!(log_len(&env, id) > len);
+    let report = builder(&env).verify(&mut |_, _| {}).unwrap();
+    assert_eq!((report.damage.len(), report.notices.len()), (0, 0), "{report:?}");
+    assert_eq!(report.logs.last().unwrap().bytes, len);
+    let db = builder(&env).recovery(crate::Recovery::Strict).open().unwrap();
+    assert_eq!(count(&db), 50);
+}
+
+/// Once the first zeros are there, a synced write changes no length.
+#[test]
+fn a_synced_write_writes_a_record_and_a_mark() {
+    let vfs = SimVfs::new(0);
+    let db = builder(&vfs.env(1)).open().unwrap();
+    (0..20u32).for_each(|n| db.put(n.to_be_bytes(), "v").unwrap());
+    let (before, used) = (vfs.changes(), vfs.used());
+    (20..30u32).for_each(|n| db.put(n.to_be_bytes(), "v").unwrap());
+    assert_eq!((vfs.changes() - before, vfs.used()), (30, used));
+}
+
+/// More threads than one, with a clock that runs and one that stands still: whoever waits for a group
+/// goes on without it.
+#[test]
+fn waiting_for_a_group_ends() {
+    let running = Env { clock: Env::default().clock, ..Env::in_memory(1) };
+    let standing = Env { clock: Arc::new(ManualClock::default()), ..Env::in_memory(1) };
+    for env in [running, standing] {
+        let db = builder(&env).background(Background::default()).open().unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4u32 {
+                let db = &db;
+                scope.spawn(move || {
+                    for n in 0..50 * (thread + 1) {
+                        db.put([thread, n].map(u32::to_be_bytes).concat(), "v").unwrap();
+                    }
+                });
+            }
+        });
+        assert!(db.stats().syncs <= 500);
+        drop(db);
+        let db = builder(&env).open().unwrap();
+        assert_eq!(count(&db), 500);
+    }
+}
+
+fn count(db: &Db) -> usize {
+    db.get_range::<&[u8]>(..).map(|entry| entry.unwrap()).count()
+}
