@@ -166,6 +166,10 @@ impl BlockCache for SharedCache {
         self.table_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    fn has_room(&self, bytes: u64) -> bool {
+        self.bytes() + bytes + ENTRY_OVERHEAD <= self.budget
+    }
+
     fn is_crowded(&self) -> bool {
         self.table_bytes.load(Ordering::Relaxed) > self.budget / 8
     }

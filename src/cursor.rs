@@ -8,6 +8,36 @@
 use crate::error::Result;
 use crate::types::{Kind, SeqNo};
 use bytes::Bytes;
+use std::ops::Bound;
+
+/// Where a range of keys begins and ends.
+#[derive(Debug)]
+pub(crate) struct Bounds {
+    pub(crate) lower: Bound<Bytes>,
+    pub(crate) upper: Bound<Bytes>,
+}
+
+impl Bounds {
+    /// Whether `key` is at or past the start.
+    #[inline]
+    pub(crate) fn above(&self, key: &[u8]) -> bool {
+        match &self.lower {
+            Bound::Included(bound) => key >= &bound[..],
+            Bound::Excluded(bound) => key > &bound[..],
+            Bound::Unbounded => true,
+        }
+    }
+
+    /// Whether `key` is at or before the end.
+    #[inline]
+    pub(crate) fn below(&self, key: &[u8]) -> bool {
+        match &self.upper {
+            Bound::Included(bound) => key <= &bound[..],
+            Bound::Excluded(bound) => key < &bound[..],
+            Bound::Unbounded => true,
+        }
+    }
+}
 
 /// Where to go.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +58,14 @@ pub(crate) enum Seek<'a> {
 
 /// A position in an ordered sequence of entries.
 pub(crate) trait Cursor: Send {
+    /// Begins a `seek` there: finds out what memory it will need and asks for that, so that the
+    /// waiting times of several cursors overlap. Then [`meet`](Self::meet), then `seek`, which must
+    /// be to the same place. Optional, and by default nothing.
+    fn aim(&mut self, _to: Seek<'_>) -> Result<()> {
+        Ok(())
+    }
+    /// See [`aim`](Self::aim).
+    fn meet(&mut self) {}
     /// Goes there, from wherever it is; to none if there is no such entry.
     fn seek(&mut self, to: Seek<'_>) -> Result<()>;
     /// Goes to the following entry, or to none. Does nothing when not valid.
@@ -47,4 +85,76 @@ pub(crate) trait Cursor: Send {
     fn key_bytes(&self) -> Bytes;
     /// The value, sharing the source's memory. Empty for a tombstone.
     fn value(&self) -> Bytes;
+    /// The value, for as long as the cursor stays. Empty for a tombstone.
+    fn value_ref(&self) -> &[u8];
+    /// Whether the entry is the newest version of its key here. `false` also if that is not known.
+    fn is_newest(&self) -> bool {
+        false
+    }
+    /// From a version of `key`, goes to the first one at or before `snapshot`, or to what follows
+    /// the key if there is none.
+    fn skip_newer(&mut self, key: &[u8], snapshot: SeqNo) -> Result<()> {
+        while self.valid() && self.seqno() > snapshot && self.key() == key {
+            self.next()?;
+        }
+        Ok(())
+    }
+}
+
+impl<C: Cursor + ?Sized> Cursor for Box<C> {
+    fn aim(&mut self, to: Seek<'_>) -> Result<()> {
+        (**self).aim(to)
+    }
+
+    fn meet(&mut self) {
+        (**self).meet()
+    }
+
+    fn seek(&mut self, to: Seek<'_>) -> Result<()> {
+        (**self).seek(to)
+    }
+
+    fn next(&mut self) -> Result<()> {
+        (**self).next()
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        (**self).prev()
+    }
+
+    fn valid(&self) -> bool {
+        (**self).valid()
+    }
+
+    fn key(&self) -> &[u8] {
+        (**self).key()
+    }
+
+    fn seqno(&self) -> SeqNo {
+        (**self).seqno()
+    }
+
+    fn kind(&self) -> Kind {
+        (**self).kind()
+    }
+
+    fn key_bytes(&self) -> Bytes {
+        (**self).key_bytes()
+    }
+
+    fn value(&self) -> Bytes {
+        (**self).value()
+    }
+
+    fn value_ref(&self) -> &[u8] {
+        (**self).value_ref()
+    }
+
+    fn is_newest(&self) -> bool {
+        (**self).is_newest()
+    }
+
+    fn skip_newer(&mut self, key: &[u8], snapshot: SeqNo) -> Result<()> {
+        (**self).skip_newer(key, snapshot)
+    }
 }

@@ -8,9 +8,9 @@
 use super::keyspace_core::KeyspaceCore;
 use super::options::IterOptions;
 use super::{Inner, ReadState};
-use crate::cursor::Cursor;
+use crate::cursor::Bounds;
 use crate::error::{Error, Result};
-use crate::iter::{CursorSource, RangeIter, View, owned_bounds};
+use crate::iter::{CursorSource, RangeIter, RangeSource, View, owned_bounds};
 use crate::segment::CursorOptions;
 use crate::slice::{Key, Value};
 use crate::sync::Arc;
@@ -95,18 +95,18 @@ struct Sources {
 }
 
 impl CursorSource for Sources {
-    fn cursors(&self) -> Result<Vec<Box<dyn Cursor>>> {
+    fn cursors(&self, bounds: &Arc<Bounds>) -> Result<Vec<RangeSource>> {
         if self.inner.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
         let options = CursorOptions { fill_cache: self.options.fill_cache, readahead: false };
-        let memtables =
-            self.state.memtables().map(|slot| Arc::clone(&slot.table).cursor(self.tree.id));
-        let runs = self
-            .tree
-            .runs()
-            .map(|run| Box::new(RunCursor::new(run.segments.clone(), options)) as Box<dyn Cursor>);
-        Ok(memtables.chain(runs).collect())
+        let mut sources = Vec::with_capacity(8);
+        // What comes into an empty memtable from now on is not for this view.
+        for slot in self.state.memtables().filter(|slot| slot.table.entries() > 0) {
+            sources.push(RangeSource::Memtable(Arc::clone(&slot.table).cursor(self.tree.id)));
+        }
+        RunCursor::of_tree(&self.tree, bounds, options, |run| sources.push(RangeSource::Run(run)));
+        Ok(sources)
     }
 }
 
@@ -114,7 +114,7 @@ impl CursorSource for Sources {
 struct Failed(Error);
 
 impl CursorSource for Failed {
-    fn cursors(&self) -> Result<Vec<Box<dyn Cursor>>> {
+    fn cursors(&self, _: &Arc<Bounds>) -> Result<Vec<RangeSource>> {
         Err(self.0.clone())
     }
 }

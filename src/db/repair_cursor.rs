@@ -148,6 +148,10 @@ impl Cursor for SalvagedRun {
     fn value(&self) -> Bytes {
         self.open.as_ref().map_or_else(Bytes::new, SalvageCursor::value)
     }
+
+    fn value_ref(&self) -> &[u8] {
+        self.open.as_ref().map_or(&[], SalvageCursor::value_ref)
+    }
 }
 
 /// The newest version of each key that is neither removed nor cleared, without its number. Forward
@@ -192,7 +196,7 @@ impl Newest {
     fn count(&mut self) {
         let key = self.merge.key();
         self.keys += 1;
-        self.bytes += (key.len() + self.merge.value().len()) as u64;
+        self.bytes += (key.len() + self.merge.value_ref().len()) as u64;
         let mut book = self.book.lock();
         let Book { lost, .. } = &mut *book;
         self.near.extend(self.seen..lost.len());
@@ -247,5 +251,9 @@ impl Cursor for Newest {
 
     fn value(&self) -> Bytes {
         self.merge.value()
+    }
+
+    fn value_ref(&self) -> &[u8] {
+        self.merge.value_ref()
     }
 }

@@ -13,10 +13,12 @@
 
 mod merge;
 mod range;
+mod source;
 
 pub(crate) use merge::MergeCursor;
 pub use range::RangeIter;
 pub(crate) use range::{CursorSource, owned_bounds};
+pub(crate) use source::RangeSource;
 
 use crate::types::SeqNo;
 

@@ -4,8 +4,8 @@
 //! pays nothing for the other direction. The two ends meet at keys: neither passes the last key
 //! that the other gave.
 
-use super::{MergeCursor, View};
-use crate::cursor::{Cursor, Seek};
+use super::{MergeCursor, RangeSource, View};
+use crate::cursor::{Bounds, Cursor, Seek};
 use crate::error::Result;
 use crate::slice::{Key, Value};
 use crate::types::Kind;
@@ -13,13 +13,14 @@ use bytes::Bytes;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-/// After this many versions of one key in a row, an end seeks past the rest instead of stepping.
+/// After this many versions in a row that a view may not see, an end searches instead of stepping.
 const STEPS_BEFORE_SEEK: u32 = 4;
 
 /// Where a [`RangeIter`] gets its cursors; it also keeps alive all that they read.
 pub(crate) trait CursorSource: Send + Sync {
-    /// A fresh cursor over each source of the keyspace.
-    fn cursors(&self) -> Result<Vec<Box<dyn Cursor>>>;
+    /// A fresh cursor over each source of the keyspace that may have keys within the bounds. Beyond
+    /// them it may or may not show entries.
+    fn cursors(&self, bounds: &Arc<Bounds>) -> Result<Vec<RangeSource>>;
 }
 
 /// Iterates over a range of keys in order, from the front, from the back, or both.
@@ -28,62 +29,104 @@ pub(crate) trait CursorSource: Send + Sync {
 /// files it reads alive. It is owned (`'static`) and `Send`. After an error it gives nothing more,
 /// from either end, until the next seek; it never ends early without an error.
 ///
+/// As an [`Iterator`] it hands out keys and values that share the memory of what they were read from.
+/// [`next_entry`](Self::next_entry) and [`next_entry_back`](Self::next_entry_back) lend them instead,
+/// until the next step, which saves the counting of references; the two kinds of steps may be mixed.
+///
 /// Making one costs nothing; the first step at an end costs one index search and at most one block
-/// read for each sorted run; later steps read each block once.
+/// read for each sorted run that has keys in the range; later steps read each block once.
 pub struct RangeIter {
     source: Arc<dyn CursorSource>,
     view: View,
     keys_only: bool,
-    lower: Bound<Bytes>,
-    upper: Bound<Bytes>,
+    bounds: Arc<Bounds>,
     front: End,
     back: End,
     done: bool,
 }
 
 /// One end.
+#[derive(Default)]
 struct End {
-    merge: Option<MergeCursor>,
-    /// The last key given, or the bound where a seek put the end: this end goes on past it.
-    limit: Bound<Bytes>,
+    merge: Option<MergeCursor<RangeSource>>,
+    at: At,
+    /// The last key given, or where a seek put the end: this end goes on past it.
+    limit: Limit,
+    key: Vec<u8>,
+}
+
+/// Where an end's merge is.
+#[derive(Clone, Copy, Default)]
+enum At {
+    /// At what is to be looked at next.
+    #[default]
+    Ahead,
+    /// At what was given last.
+    Given,
+    /// At what was given last, which was sought among several versions of its key.
+    Sought,
+}
+
+#[derive(Clone, Copy, Default)]
+enum Limit {
+    #[default]
+    None,
+    /// This end goes on at its `key`.
+    At,
+    /// It goes on behind that.
+    Past,
 }
 
 impl End {
-    fn new() -> Self {
-        End { merge: None, limit: Bound::Unbounded }
+    fn starting_at(key: &[u8]) -> Self {
+        End { limit: Limit::At, key: key.to_vec(), ..End::default() }
+    }
+
+    /// What the merge is at.
+    #[inline]
+    fn lend(&self, keys_only: bool) -> (&[u8], &[u8]) {
+        let Some(merge) = &self.merge else { return (&[], &[]) };
+        (merge.key(), if keys_only { &[] } else { merge.value_ref() })
+    }
+
+    /// The same, to keep.
+    #[inline]
+    fn share(&self, keys_only: bool) -> (Key, Value) {
+        let Some(merge) = &self.merge else { return <(Key, Value)>::default() };
+        let value = if keys_only { Bytes::new() } else { merge.value() };
+        (Key(merge.key_bytes()), Value(value))
+    }
+
+    /// Whether a key comes after this limit of the front.
+    #[inline]
+    fn is_before(&self, key: &[u8]) -> bool {
+        match self.limit {
+            Limit::None => true,
+            Limit::At => *key >= self.key[..],
+            Limit::Past => *key > self.key[..],
+        }
+    }
+
+    /// Whether a key comes before this limit of the back.
+    #[inline]
+    fn is_behind(&self, key: &[u8]) -> bool {
+        match self.limit {
+            Limit::None => true,
+            Limit::At => *key <= self.key[..],
+            Limit::Past => *key < self.key[..],
+        }
     }
 }
 
 impl std::fmt::Debug for RangeIter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RangeIter").field("lower", &self.lower).field("upper", &self.upper).finish()
+        let Bounds { lower, upper } = &*self.bounds;
+        f.debug_struct("RangeIter").field("lower", lower).field("upper", upper).finish()
     }
 }
 
 fn as_slice(bound: &Bound<Bytes>) -> Bound<&[u8]> {
-    match bound {
-        Bound::Included(key) => Bound::Included(key),
-        Bound::Excluded(key) => Bound::Excluded(key),
-        Bound::Unbounded => Bound::Unbounded,
-    }
-}
-
-/// Whether `key` is at or past the lower bound.
-fn above(bound: &Bound<Bytes>, key: &[u8]) -> bool {
-    match bound {
-        Bound::Included(b) => key >= &b[..],
-        Bound::Excluded(b) => key > &b[..],
-        Bound::Unbounded => true,
-    }
-}
-
-/// Whether `key` is at or before the upper bound.
-fn below(bound: &Bound<Bytes>, key: &[u8]) -> bool {
-    match bound {
-        Bound::Included(b) => key <= &b[..],
-        Bound::Excluded(b) => key < &b[..],
-        Bound::Unbounded => true,
-    }
+    bound.as_ref().map(|key| &key[..])
 }
 
 /// A range's bounds as owned bytes.
@@ -102,153 +145,204 @@ impl RangeIter {
         (lower, upper): (Bound<Bytes>, Bound<Bytes>),
         keys_only: bool,
     ) -> Self {
-        RangeIter {
-            source,
-            view,
-            keys_only,
-            lower,
-            upper,
-            front: End::new(),
-            back: End::new(),
-            done: false,
-        }
+        let bounds = Arc::new(Bounds { lower, upper });
+        let (front, back) = (End::default(), End::default());
+        RangeIter { source, view, keys_only, bounds, front, back, done: false }
     }
 
     /// Puts the front at the first key of the range that is at or after `key`: the next `next()`
     /// gives that one. Works in both directions and after the end or an error; the back stays.
     /// Costs one index search and at most one block read for each sorted run.
     pub fn seek(&mut self, key: impl AsRef<[u8]>) {
-        self.front =
-            End { merge: None, limit: Bound::Included(Bytes::copy_from_slice(key.as_ref())) };
+        self.front = End::starting_at(key.as_ref());
         self.done = false;
     }
 
     /// Puts the back at the last key of the range that is at or before `key`: the next
     /// `next_back()` gives that one. The mirror image of [`seek`](Self::seek).
     pub fn seek_back(&mut self, key: impl AsRef<[u8]>) {
-        self.back =
-            End { merge: None, limit: Bound::Included(Bytes::copy_from_slice(key.as_ref())) };
+        self.back = End::starting_at(key.as_ref());
         self.done = false;
     }
 
-    /// Whether a key that the front has reached is still to be given.
-    fn front_may_give(&self, key: &[u8]) -> bool {
-        below(&self.upper, key) && below(&self.back.limit, key)
+    /// The next key and value from the front, lent until the next step; otherwise as `next()`. Costs
+    /// no allocation and no reference count for each entry, and never waits for a lock.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = ashlardb::Db::open(dir.path().join("db"))?;
+    /// db.put("a", "1")?;
+    /// db.put("b", "22")?;
+    /// let mut bytes = 0;
+    /// let mut entries = db.get_range("a".."c");
+    /// while let Some(entry) = entries.next_entry() {
+    ///     let (key, value) = entry?;
+    ///     bytes += key.len() + value.len();
+    /// }
+    /// assert_eq!(bytes, 5);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn next_entry(&mut self) -> Option<Result<(&[u8], &[u8])>> {
+        match self.step_front()? {
+            Ok(()) => Some(Ok(self.front.lend(self.keys_only))),
+            Err(error) => Some(Err(error)),
+        }
     }
 
-    fn back_may_give(&self, key: &[u8]) -> bool {
-        above(&self.lower, key) && above(&self.front.limit, key)
+    /// The next key and value from the back, lent until the next step; otherwise as `next_back()`.
+    pub fn next_entry_back(&mut self) -> Option<Result<(&[u8], &[u8])>> {
+        match self.step_back()? {
+            Ok(()) => Some(Ok(self.back.lend(self.keys_only))),
+            Err(error) => Some(Err(error)),
+        }
     }
 
-    fn advance_front(&mut self) -> Result<Option<(Key, Value)>> {
-        let mut merge = match self.front.merge.take() {
-            Some(merge) => merge,
-            None => {
-                let mut merge = MergeCursor::new(self.source.cursors()?);
-                merge.seek(match (as_slice(&self.front.limit), as_slice(&self.lower)) {
-                    (Bound::Included(at), _) if above(&self.lower, at) => Seek::AtOrAfter(at),
-                    (Bound::Excluded(at), _) if above(&self.lower, at) => Seek::After(at),
+    fn advance_front(&mut self) -> Result<bool> {
+        let RangeIter { source, view, bounds, front, back, .. } = self;
+        let merge = match &mut front.merge {
+            // Only now, so that an entry is given even if what follows it cannot be read.
+            Some(merge) => {
+                if let At::Given = front.at {
+                    merge.pass(&front.key)?;
+                }
+                merge
+            }
+            none => {
+                let mut merge = MergeCursor::new(source.cursors(bounds)?);
+                let limit = match front.limit {
+                    Limit::None => Bound::Unbounded,
+                    Limit::At => Bound::Included(&front.key[..]),
+                    Limit::Past => Bound::Excluded(&front.key[..]),
+                };
+                merge.seek(match (limit, as_slice(&bounds.lower)) {
+                    (Bound::Included(at), _) if bounds.above(at) => Seek::AtOrAfter(at),
+                    (Bound::Excluded(at), _) if bounds.above(at) => Seek::After(at),
                     (_, Bound::Included(at)) => Seek::AtOrAfter(at),
                     (_, Bound::Excluded(at)) => Seek::After(at),
                     (_, Bound::Unbounded) => Seek::First,
                 })?;
-                merge
+                none.insert(merge)
             }
         };
-        if let Bound::Excluded(given) = &self.front.limit
-            && merge.valid()
-            && merge.key() == given
-        {
-            // Only now, so that an entry is given even if what follows it cannot be read.
-            skip_key_forward(&mut merge, given)?;
-        }
-        while merge.valid() && self.front_may_give(merge.key()) {
-            if merge.seqno() > self.view.snapshot {
-                merge.next()?;
+        front.at = At::Ahead;
+        let mut hidden = 0;
+        while merge.valid() && bounds.below(merge.key()) && back.is_behind(merge.key()) {
+            if merge.seqno() > view.snapshot {
+                hidden += 1;
+                if hidden <= STEPS_BEFORE_SEEK {
+                    merge.next()?;
+                } else {
+                    let key = merge.key().to_vec();
+                    merge.pass_newer(&key, view.snapshot)?;
+                    hidden = 0;
+                }
                 continue;
             }
             // The newest version that this view may see decides about the key.
-            let key = merge.key_bytes();
-            if merge.kind() == Kind::Delete || self.view.is_cleared(merge.seqno()) {
-                skip_key_forward(&mut merge, &key)?;
-                continue;
+            front.key.clear();
+            front.key.extend_from_slice(merge.key());
+            front.limit = Limit::Past;
+            if merge.kind() != Kind::Delete && !view.is_cleared(merge.seqno()) {
+                front.at = At::Given;
+                return Ok(true);
             }
-            let value = if self.keys_only { Bytes::new() } else { merge.value() };
-            self.front.limit = Bound::Excluded(key.clone());
-            self.front.merge = Some(merge);
-            return Ok(Some((Key(key), Value(value))));
+            merge.pass(&front.key)?;
         }
-        Ok(None)
+        Ok(false)
     }
 
-    fn advance_back(&mut self) -> Result<Option<(Key, Value)>> {
-        let mut merge = match self.back.merge.take() {
-            Some(merge) => merge,
-            None => {
-                let mut merge = MergeCursor::new(self.source.cursors()?);
-                merge.seek(match (as_slice(&self.back.limit), as_slice(&self.upper)) {
-                    (Bound::Included(at), _) if below(&self.upper, at) => Seek::AtOrBefore(at),
-                    (Bound::Excluded(at), _) if below(&self.upper, at) => Seek::Before(at),
+    fn advance_back(&mut self) -> Result<bool> {
+        let RangeIter { source, view, bounds, front, back, .. } = self;
+        let merge = match &mut back.merge {
+            Some(merge) => {
+                match back.at {
+                    At::Given => merge.prev()?,
+                    At::Sought => merge.pass_back(&back.key)?,
+                    At::Ahead => {}
+                }
+                merge
+            }
+            none => {
+                let mut merge = MergeCursor::new(source.cursors(bounds)?);
+                let limit = match back.limit {
+                    Limit::None => Bound::Unbounded,
+                    Limit::At => Bound::Included(&back.key[..]),
+                    Limit::Past => Bound::Excluded(&back.key[..]),
+                };
+                merge.seek(match (limit, as_slice(&bounds.upper)) {
+                    (Bound::Included(at), _) if bounds.below(at) => Seek::AtOrBefore(at),
+                    (Bound::Excluded(at), _) if bounds.below(at) => Seek::Before(at),
                     (_, Bound::Included(at)) => Seek::AtOrBefore(at),
                     (_, Bound::Excluded(at)) => Seek::Before(at),
                     (_, Bound::Unbounded) => Seek::Last,
                 })?;
-                merge
+                none.insert(merge)
             }
         };
-        while merge.valid() && self.back_may_give(merge.key()) {
+        back.at = At::Ahead;
+        while merge.valid() && bounds.above(merge.key()) && front.is_before(merge.key()) {
             // The cursor is at the oldest version of a key; the newest visible one decides.
-            let key = merge.key_bytes();
-            let mut newest: Option<(Kind, bool, Bytes)> = None;
-            let mut steps = 0;
-            while merge.valid() && merge.key() == key && merge.seqno() <= self.view.snapshot {
-                let value = if self.keys_only { Bytes::new() } else { merge.value() };
-                newest = Some((merge.kind(), self.view.is_cleared(merge.seqno()), value));
-                steps += 1;
-                if steps > STEPS_BEFORE_SEEK {
-                    newest = self.newest_visible(&mut merge, &key)?;
-                    break;
+            let is_only = merge.is_only_version();
+            let is_visible = if is_only {
+                merge.seqno() <= view.snapshot
+            } else {
+                let key = merge.key().to_vec();
+                let is_visible = merge.newest_visible(&key, view.snapshot)?;
+                if !is_visible {
+                    merge.pass_back(&key)?;
+                    continue;
                 }
+                is_visible
+            };
+            back.key.clear();
+            back.key.extend_from_slice(merge.key());
+            back.limit = Limit::Past;
+            if is_visible && merge.kind() != Kind::Delete && !view.is_cleared(merge.seqno()) {
+                back.at = if is_only { At::Given } else { At::Sought };
+                return Ok(true);
+            }
+            if is_only {
                 merge.prev()?;
-            }
-            if merge.valid() && merge.key() == key {
-                // Versions after the snapshot are left, however many.
-                merge.seek(Seek::Before(&key))?;
-            }
-            if let Some((kind, false, value)) = newest
-                && kind != Kind::Delete
-            {
-                self.back.limit = Bound::Excluded(key.clone());
-                self.back.merge = Some(merge);
-                return Ok(Some((Key(key), Value(value))));
+            } else {
+                merge.pass_back(&back.key)?;
             }
         }
-        Ok(None)
+        Ok(false)
     }
 
-    /// Finds the newest visible version of `key` from the front of its versions, for a key with too
-    /// many to step over from the back.
-    fn newest_visible(
-        &self,
-        merge: &mut MergeCursor,
-        key: &Bytes,
-    ) -> Result<Option<(Kind, bool, Bytes)>> {
-        merge.seek(Seek::AtOrAfter(key))?;
-        while merge.valid() && merge.key() == key {
-            if merge.seqno() <= self.view.snapshot {
-                let value = if self.keys_only { Bytes::new() } else { merge.value() };
-                return Ok(Some((merge.kind(), self.view.is_cleared(merge.seqno()), value)));
-            }
-            merge.next()?;
+    #[inline]
+    fn step_front(&mut self) -> Option<Result<()>> {
+        if self.done {
+            return None;
         }
-        Ok(None)
+        let step = self.advance_front();
+        if step.is_err() {
+            // It is at no entry, which must not pass for the end.
+            self.front.merge = None;
+        }
+        self.item(step)
+    }
+
+    #[inline]
+    fn step_back(&mut self) -> Option<Result<()>> {
+        if self.done {
+            return None;
+        }
+        let step = self.advance_back();
+        if step.is_err() {
+            self.back.merge = None;
+        }
+        self.item(step)
     }
 
     /// Turns the outcome of a step into an item, and fuses.
-    fn item(&mut self, step: Result<Option<(Key, Value)>>) -> Option<Result<(Key, Value)>> {
+    #[inline]
+    fn item(&mut self, step: Result<bool>) -> Option<Result<()>> {
         match step {
-            Ok(Some(entry)) => Some(Ok(entry)),
-            Ok(None) => {
+            Ok(true) => Some(Ok(())),
+            Ok(false) => {
                 self.done = true;
                 None
             }
@@ -260,36 +354,19 @@ impl RangeIter {
     }
 }
 
-/// Moves a merge past the remaining versions of `key`.
-fn skip_key_forward(merge: &mut MergeCursor, key: &Bytes) -> Result<()> {
-    for _ in 0..STEPS_BEFORE_SEEK {
-        merge.next()?;
-        if !merge.valid() || merge.key() != key {
-            return Ok(());
-        }
-    }
-    merge.seek(Seek::After(key))
-}
-
 impl Iterator for RangeIter {
     type Item = Result<(Key, Value)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.done {
-            return None;
-        }
-        let step = self.advance_front();
-        self.item(step)
+        let step = self.step_front()?;
+        Some(step.map(|()| self.front.share(self.keys_only)))
     }
 }
 
 impl DoubleEndedIterator for RangeIter {
     fn next_back(&mut self) -> Option<Self::Item> {
-        if self.done {
-            return None;
-        }
-        let step = self.advance_back();
-        self.item(step)
+        let step = self.step_back()?;
+        Some(step.map(|()| self.back.share(self.keys_only)))
     }
 }
 

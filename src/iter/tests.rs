@@ -1,7 +1,7 @@
 //! Merges and ranges over random sources against a `BTreeMap`.
 
 use super::*;
-use crate::cursor::{Cursor, Seek};
+use crate::cursor::{Bounds, Cursor, Seek};
 use crate::error::{Error, Result};
 use crate::hash::key_hash;
 use crate::memtable::{Memtable, SkipMemtable};
@@ -10,14 +10,19 @@ use crate::types::{KeyspaceId, Kind};
 use crate::vfs::{Entropy, SeededEntropy};
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const KS: KeyspaceId = KeyspaceId(3);
+
+fn everything() -> Arc<Bounds> {
+    Arc::new(Bounds { lower: Bound::Unbounded, upper: Bound::Unbounded })
+}
 
 struct Tables(Vec<Arc<SkipMemtable>>);
 
 impl CursorSource for Tables {
-    fn cursors(&self) -> Result<Vec<Box<dyn Cursor>>> {
-        Ok(self.0.iter().map(|t| Arc::clone(t).cursor(KS)).collect())
+    fn cursors(&self, _: &Arc<Bounds>) -> Result<Vec<RangeSource>> {
+        Ok(self.0.iter().map(|t| RangeSource::Memtable(Arc::clone(t).cursor(KS))).collect())
     }
 }
 
@@ -58,7 +63,7 @@ fn a_merge_walks_the_union_both_ways_and_turns_anywhere() {
     let (tables, history) = random(5, 40);
     let mut all: Vec<_> = history.iter().map(|(k, _, s)| (k.clone(), *s)).collect();
     all.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
-    let mut merge = MergeCursor::new(tables.cursors().unwrap());
+    let mut merge = MergeCursor::new(tables.cursors(&everything()).unwrap());
     merge.seek(Seek::First).unwrap();
     let rng = SeededEntropy::new(9);
     let mut at = 0usize;
@@ -111,12 +116,18 @@ fn ranges_from_both_ends_equal_the_model_at_every_snapshot() {
             let mut iter =
                 RangeIter::new(Arc::clone(&tables) as Arc<dyn CursorSource>, view, bounds, false);
             loop {
-                let (got, want) = if rng.next_u64().is_multiple_of(2) {
-                    (iter.next(), want.pop_front())
-                } else {
-                    (iter.next_back(), want.pop_back())
+                let lent = |step: Option<Result<(&[u8], &[u8])>>| {
+                    step.map(|r| r.unwrap()).map(|(k, v)| (k.to_vec(), v.to_vec()))
                 };
-                let got = got.map(|r| r.unwrap()).map(|(k, v)| (k.to_vec(), v.to_vec()));
+                let owned = |step: Option<Result<(crate::Key, crate::Value)>>| {
+                    step.map(|r| r.unwrap()).map(|(k, v)| (k.to_vec(), v.to_vec()))
+                };
+                let (got, want) = match rng.next_u64() % 4 {
+                    0 => (owned(iter.next()), want.pop_front()),
+                    1 => (owned(iter.next_back()), want.pop_back()),
+                    2 => (lent(iter.next_entry()), want.pop_front()),
+                    _ => (lent(iter.next_entry_back()), want.pop_back()),
+                };
                 assert_eq!(got, want.clone().map(|(k, s)| (k, s.to_le_bytes().to_vec())));
                 if want.is_none() {
                     break;
@@ -186,7 +197,7 @@ fn seeks_move_either_end_within_the_range() {
 fn an_error_is_given_once_and_nothing_after_it() {
     struct Broken;
     impl CursorSource for Broken {
-        fn cursors(&self) -> Result<Vec<Box<dyn Cursor>>> {
+        fn cursors(&self, _: &Arc<Bounds>) -> Result<Vec<RangeSource>> {
             Err(Error::Closed)
         }
     }
@@ -195,4 +206,109 @@ fn an_error_is_given_once_and_nothing_after_it() {
         RangeIter::new(Arc::new(Broken), view, (Bound::Unbounded, Bound::Unbounded), false);
     assert!(matches!(iter.next(), Some(Err(Error::Closed))));
     assert!(iter.next().is_none() && iter.next_back().is_none());
+}
+
+/// Counts the steps and searches of the cursor that it wraps.
+struct Counted(Box<dyn Cursor>, Arc<AtomicUsize>);
+
+impl Counted {
+    fn count(&self) {
+        self.1.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Cursor for Counted {
+    fn seek(&mut self, to: Seek<'_>) -> Result<()> {
+        self.count();
+        self.0.seek(to)
+    }
+
+    fn next(&mut self) -> Result<()> {
+        self.count();
+        self.0.next()
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        self.count();
+        self.0.prev()
+    }
+
+    fn valid(&self) -> bool {
+        self.0.valid()
+    }
+
+    fn key(&self) -> &[u8] {
+        self.0.key()
+    }
+
+    fn seqno(&self) -> SeqNo {
+        self.0.seqno()
+    }
+
+    fn kind(&self) -> Kind {
+        self.0.kind()
+    }
+
+    fn key_bytes(&self) -> Bytes {
+        self.0.key_bytes()
+    }
+
+    fn value(&self) -> Bytes {
+        self.0.value()
+    }
+
+    fn value_ref(&self) -> &[u8] {
+        self.0.value_ref()
+    }
+
+    fn skip_newer(&mut self, key: &[u8], snapshot: SeqNo) -> Result<()> {
+        self.count();
+        self.0.skip_newer(key, snapshot)
+    }
+}
+
+struct CountedTables(Arc<Tables>, Arc<AtomicUsize>);
+
+impl CursorSource for CountedTables {
+    fn cursors(&self, _: &Arc<Bounds>) -> Result<Vec<RangeSource>> {
+        let counted = |t: &Arc<SkipMemtable>| {
+            let cursor = Counted(Arc::clone(t).cursor(KS), Arc::clone(&self.1));
+            RangeSource::Memtable(Box::new(cursor))
+        };
+        Ok(self.0.0.iter().map(counted).collect())
+    }
+}
+
+#[test]
+fn thousands_of_versions_of_a_key_are_passed_by_searching() {
+    const VERSIONS: u64 = 5000;
+    let table = Arc::new(SkipMemtable::default());
+    for n in 0..3 * VERSIONS {
+        let key = [(n / VERSIONS) as u8];
+        table.insert(KS, &key, key_hash(&key, 0), SeqNo(n + 1), Kind::Put, &n.to_le_bytes());
+    }
+    let tables = Arc::new(Tables(vec![table]));
+    let middle = VERSIONS + VERSIONS / 2;
+    for snapshot in [1, VERSIONS - 10, VERSIONS, middle, 3 * VERSIONS] {
+        for backward in [false, true] {
+            let count = Arc::new(AtomicUsize::new(0));
+            let source = Arc::new(CountedTables(Arc::clone(&tables), Arc::clone(&count)));
+            let view = View { snapshot: SeqNo(snapshot), floor: None };
+            let iter = RangeIter::new(source, view, (Bound::Unbounded, Bound::Unbounded), false);
+            let entries: Result<Vec<_>> =
+                if backward { iter.rev().collect() } else { iter.collect() };
+            let mut got: Vec<_> =
+                entries.unwrap().into_iter().map(|(k, v)| (k[0], v.to_vec())).collect();
+            if backward {
+                got.reverse();
+            }
+            let newest = |key: u64| ((key + 1) * VERSIONS).min(snapshot) - 1;
+            let keys = snapshot.div_ceil(VERSIONS);
+            let want: Vec<_> =
+                (0..keys).map(|key| (key as u8, newest(key).to_le_bytes().to_vec())).collect();
+            assert_eq!(got, want, "at {snapshot}");
+            let steps = count.load(Ordering::Relaxed);
+            assert!(steps < 60, "{steps} steps at {snapshot}, backward: {backward}");
+        }
+    }
 }

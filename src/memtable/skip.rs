@@ -209,4 +209,29 @@ impl Cursor for SkipCursor {
     fn value(&self) -> Bytes {
         self.run.value(self.at)
     }
+
+    fn value_ref(&self) -> &[u8] {
+        self.run.get(self.at).map_or(&[], |entry| entry.value())
+    }
+
+    fn is_newest(&self) -> bool {
+        // The neighbour on the side of the newer versions, if it was collected.
+        let neighbour = if self.forward { self.at.checked_sub(1) } else { Some(self.at + 1) };
+        let neighbour = neighbour.and_then(|at| self.run.get(at));
+        neighbour.is_some_and(|neighbour| neighbour.key() != self.key())
+    }
+
+    fn skip_newer(&mut self, key: &[u8], snapshot: SeqNo) -> Result<()> {
+        for _ in 0..CHUNK_MIN {
+            if !self.valid() || self.seqno() <= snapshot || self.key() != key {
+                return Ok(());
+            }
+            self.step(true);
+        }
+        if self.valid() && self.seqno() > snapshot && self.key() == key {
+            self.run.fill(Start::At(key, snapshot), true, CHUNK_MIN);
+            (self.at, self.forward) = (0, true);
+        }
+        Ok(())
+    }
 }

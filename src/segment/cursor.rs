@@ -1,16 +1,22 @@
 //! Walks over the entries of a segment, in both directions.
 //!
-//! Keys and values handed out are views into the current block. With read-ahead, blocks come out
-//! of windows that grow from one block to 256 KiB while the walk stays sequential, bypassing the
-//! cache; a view then keeps its window alive.
+//! Keys and values handed out are views into the current block. A walk that goes on over several
+//! blocks that are not cached reads ahead: in windows that grow to 256 KiB, past the cache but for what
+//! room is free there. A cursor for long scans does so from its first block, and then a view keeps
+//! its window alive; else each block is copied out of the window, and a view keeps its block.
+//!
+//! Blocks are checked one by one, when the walk comes to them, never for being in a window: damage is
+//! met by those who ask for its keys. With bounds, a block that lies beyond is not looked at.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
 
 use super::Block;
+use super::ahead::{Direction, Window};
 use super::block::Entry;
 use super::index::Handle;
 use super::reader::{Position, SegmentReader};
-use crate::cursor::{Cursor, Seek};
+use super::step::entry_at;
+use crate::cursor::{Bounds, Cursor, Seek};
 use crate::error::{Error, Result};
 use crate::types::{Kind, SeqNo};
 use bytes::Bytes;
@@ -19,20 +25,22 @@ use std::sync::Arc;
 /// How a cursor reads data blocks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct CursorOptions {
-    /// Put the blocks that were read into the cache. Without effect on `readahead`.
+    /// Put the blocks that were read into the cache; those that were read ahead only where that has
+    /// free room.
     pub(crate) fill_cache: bool,
-    /// For long scans: read many blocks at once, past the cache.
+    /// For long scans: read ahead from the first block on, do not fill the cache.
     pub(crate) readahead: bool,
 }
-
-const WINDOW_FIRST: u64 = 16 << 10;
-const WINDOW_MAX: u64 = 256 << 10;
 
 /// A cursor over all versions of all keys of a segment. Owned.
 pub(crate) struct SegmentCursor {
     reader: SegmentReader,
     options: CursorOptions,
+    /// Blocks that hold no key within these are not read.
+    bounds: Option<Arc<Bounds>>,
     at: Option<At>,
+    /// Where the seek that was begun leads, and the block there if it is cached.
+    aimed: Option<(Option<Position>, Option<Arc<Block>>)>,
     window: Window,
 }
 
@@ -41,21 +49,6 @@ struct At {
     block: Arc<Block>,
     i: usize,
     entry: Entry,
-}
-
-/// Bytes read ahead (or, walking backwards, behind).
-#[derive(Default)]
-struct Window {
-    offset: u64,
-    bytes: Bytes,
-    /// How much the next read takes; 0: just one block.
-    next_len: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    Forward,
-    Backward,
 }
 
 impl std::fmt::Debug for SegmentCursor {
@@ -69,7 +62,14 @@ impl std::fmt::Debug for SegmentCursor {
 
 impl SegmentCursor {
     pub(super) fn new(reader: SegmentReader, options: CursorOptions) -> SegmentCursor {
-        SegmentCursor { reader, options, at: None, window: Window::default() }
+        let window = Window::default();
+        SegmentCursor { reader, options, bounds: None, at: None, aimed: None, window }
+    }
+
+    /// Shows no more than these bounds need: beyond them, it may or may not show entries.
+    pub(crate) fn within(mut self, bounds: Arc<Bounds>) -> SegmentCursor {
+        self.bounds = Some(bounds);
+        self
     }
 
     /// Whether the entry is not the newest version of its key.
@@ -84,85 +84,113 @@ impl SegmentCursor {
         Error::corruption(self.reader.path(), offset, "its keys are out of order")
     }
 
+    /// The block where a seek leads.
+    fn locate(&self, to: Seek<'_>) -> Result<Option<Position>> {
+        // For a place before a key: the block that holds it is the one where the key would be or
+        // the one in front; behind the last separator there is no block, and all is before.
+        let or_last = |found: Option<Position>| match found {
+            Some(position) => Ok(Some(position)),
+            None => self.reader.edge(true),
+        };
+        match to {
+            Seek::First => self.reader.edge(false),
+            Seek::Last => self.reader.edge(true),
+            Seek::AtOrAfter(key) => self.reader.find(key, false),
+            Seek::After(key) => self.reader.find(key, true),
+            Seek::Before(key) => or_last(self.reader.find(key, false)?),
+            Seek::AtOrBefore(key) => or_last(self.reader.find(key, true)?),
+        }
+    }
+
     fn load(&mut self, handle: &Handle, direction: Direction) -> Result<Arc<Block>> {
-        if !self.options.readahead {
-            return self.reader.load_block(handle, self.options.fill_cache);
+        let CursorOptions { fill_cache, readahead } = self.options;
+        if !readahead {
+            if let Some(block) = self.reader.cached_block(handle) {
+                return Ok(block);
+            }
+            if !self.window.goes_on(direction) {
+                return self.reader.read_block(handle, fill_cache);
+            }
         }
-        let (offset, len) = (handle.offset(), handle.len());
-        if self.window.slice(offset, len).is_none() {
-            let data_end = self.reader.data_bytes();
-            let read_len = self.window.next_len.max(len);
-            let start = match direction {
-                Direction::Forward => offset,
-                Direction::Backward => (offset + len).saturating_sub(read_len),
-            };
-            let read_len = read_len.min(data_end.saturating_sub(start)).max(len);
-            self.window.bytes = Bytes::from(self.reader.read(start, read_len)?);
-            self.window.offset = start;
-            self.window.next_len = (self.window.next_len * 2).clamp(WINDOW_FIRST, WINDOW_MAX);
+        let bytes = self.window.take(&self.reader, handle, direction, readahead)?;
+        let block = Arc::new(self.reader.decode_block(handle, &bytes)?);
+        if fill_cache && !readahead {
+            self.reader.offer_block(handle, &block);
         }
-        let bytes = self.window.slice(offset, len).unwrap_or_default();
-        self.reader.decode_block(handle, &bytes).map(Arc::new)
+        Ok(block)
     }
 
-    /// Goes to entry `i` of the block at `position`, if both are there.
-    fn go(&mut self, position: Option<Position>, place: Place<'_>) -> Result<()> {
-        self.at = None;
-        let Some(position) = position else { return Ok(()) };
-        let Some(handle) = position.handle() else { return Ok(()) };
-        let direction = match place {
-            Place::Before(_) | Place::AtOrBefore(_) | Place::Last => Direction::Backward,
-            _ => Direction::Forward,
-        };
-        let block = self.load(&handle, direction)?;
-        // `None`: the entry is in the neighbouring block.
-        let i = match place {
-            Place::First => Some(0),
-            Place::Last => block.len().checked_sub(1),
-            Place::AtOrAfter(key) => Some(block.lower_bound(key)).filter(|i| *i < block.len()),
-            Place::After(key) => Some(block.upper_bound(key)).filter(|i| *i < block.len()),
-            Place::Before(key) => block.lower_bound(key).checked_sub(1),
-            Place::AtOrBefore(key) => block.upper_bound(key).checked_sub(1),
-        };
-        match i {
-            Some(i) => {
-                self.at = block.entry(i).map(|entry| At { position, block, i, entry });
-                Ok(())
-            }
-            None => {
-                let (next, place) = match direction {
-                    Direction::Forward => (self.reader.following(position)?, Place::First),
-                    Direction::Backward => (self.reader.preceding(position)?, Place::Last),
-                };
-                if next.is_none() { Ok(()) } else { self.go(next, place) }
-            }
-        }
+    /// Whether a walk on from the block at this position leaves the bounds.
+    fn leaves_bounds(&self, position: &Position, direction: Direction) -> bool {
+        // A separator is at or above all keys of its block and below all keys of the next.
+        self.bounds.as_ref().is_some_and(|bounds| match direction {
+            Direction::Forward => position.ends(bounds),
+            Direction::Backward => position.begins(bounds),
+        })
     }
 
-    fn step(&mut self, direction: Direction) -> Result<()> {
-        let Some(mut at) = self.at.take() else { return Ok(()) };
-        let i = match direction {
-            Direction::Forward => Some(at.i + 1).filter(|i| *i < at.block.len()),
-            Direction::Backward => at.i.checked_sub(1),
-        };
-        if let Some(i) = i {
-            if let Some(entry) = at.block.entry(i) {
-                at.i = i;
-                at.entry = entry;
-                self.at = Some(at);
-            }
-            return Ok(());
-        }
+    /// The block after or before the one at this position, unless it lies beyond the bounds.
+    fn neighbour(&self, position: Position, direction: Direction) -> Result<Option<Position>> {
         match direction {
             Direction::Forward => {
-                let next = self.reader.following(at.position)?;
-                self.go(next, Place::First)
+                if self.leaves_bounds(&position, direction) {
+                    return Ok(None);
+                }
+                self.reader.following(position)
             }
             Direction::Backward => {
-                let next = self.reader.preceding(at.position)?;
-                self.go(next, Place::Last)
+                let before = self.reader.preceding(position)?;
+                Ok(before.filter(|before| !self.leaves_bounds(before, direction)))
             }
         }
+    }
+
+    /// Goes to a place in the block at `position`, or in the neighbouring one if it is there.
+    fn go(
+        &mut self,
+        position: Option<Position>,
+        loaded: Option<Arc<Block>>,
+        place: Place<'_>,
+    ) -> Result<()> {
+        self.at = None;
+        let direction = place.direction();
+        let (mut position, mut loaded, mut place) = (position, loaded, place);
+        loop {
+            let Some(here) = position else { return Ok(()) };
+            let Some(handle) = here.handle() else { return Ok(()) };
+            let block = match loaded.take() {
+                Some(block) => block,
+                None => self.load(&handle, direction)?,
+            };
+            if let Some(i) = place.find(&block) {
+                self.at = block.entry(i).map(|entry| At { position: here, block, i, entry });
+                return Ok(());
+            }
+            position = self.neighbour(here, direction)?;
+            place = if direction == Direction::Forward { Place::First } else { Place::Last };
+        }
+    }
+
+    /// Goes on into the neighbouring block.
+    #[cold]
+    #[inline(never)]
+    fn turn_page(&mut self, direction: Direction) -> Result<()> {
+        let Some(at) = self.at.take() else { return Ok(()) };
+        let place = if direction == Direction::Forward { Place::First } else { Place::Last };
+        self.window.walked(direction);
+        let next = self.neighbour(at.position, direction)?;
+        self.go(next, None, place)?;
+        // This is a walk: the block behind will probably be wanted too.
+        if let Some(at) = &self.at {
+            let behind = match direction {
+                Direction::Forward => Some(at.position.block + 1),
+                Direction::Backward => at.position.block.checked_sub(1),
+            };
+            if let Some(handle) = behind.and_then(|block| at.position.index.block(block)) {
+                self.reader.foresee_block(&handle);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -177,59 +205,109 @@ enum Place<'a> {
     AtOrBefore(&'a [u8]),
 }
 
-impl Window {
-    fn slice(&self, offset: u64, len: u64) -> Option<Bytes> {
-        let start = usize::try_from(offset.checked_sub(self.offset)?).ok()?;
-        let end = start.checked_add(usize::try_from(len).ok()?)?;
-        (end <= self.bytes.len()).then(|| self.bytes.slice(start..end))
+impl<'a> Place<'a> {
+    fn of(seek: Seek<'a>) -> Self {
+        match seek {
+            Seek::First => Place::First,
+            Seek::Last => Place::Last,
+            Seek::AtOrAfter(key) => Place::AtOrAfter(key),
+            Seek::After(key) => Place::After(key),
+            Seek::Before(key) => Place::Before(key),
+            Seek::AtOrBefore(key) => Place::AtOrBefore(key),
+        }
+    }
+
+    fn direction(self) -> Direction {
+        match self {
+            Place::Before(_) | Place::AtOrBefore(_) | Place::Last => Direction::Backward,
+            _ => Direction::Forward,
+        }
+    }
+
+    /// The entry; `None` if it is in the neighbouring block.
+    fn find(self, block: &Block) -> Option<usize> {
+        match self {
+            Place::First => Some(0),
+            Place::Last => block.len().checked_sub(1),
+            Place::AtOrAfter(key) => Some(block.lower_bound(key)).filter(|i| *i < block.len()),
+            Place::After(key) => Some(block.upper_bound(key)).filter(|i| *i < block.len()),
+            Place::Before(key) => block.lower_bound(key).checked_sub(1),
+            Place::AtOrBefore(key) => block.upper_bound(key).checked_sub(1),
+        }
     }
 }
 
 impl Cursor for SegmentCursor {
+    fn aim(&mut self, to: Seek<'_>) -> Result<()> {
+        self.aimed = None;
+        let position = self.locate(to)?;
+        if let Some(handle) = position.as_ref().and_then(Position::handle) {
+            self.reader.approach_block(&handle);
+        }
+        self.aimed = Some((position, None));
+        Ok(())
+    }
+
+    fn meet(&mut self) {
+        if let Some((Some(position), block @ None)) = &mut self.aimed
+            && let Some(handle) = position.handle()
+        {
+            *block = self.reader.cached_block(&handle);
+        }
+    }
+
     fn seek(&mut self, to: Seek<'_>) -> Result<()> {
         self.at = None;
-        self.window.next_len = 0;
-        // For a place before a key: the block that holds it is the one where the key would be or
-        // the one in front; behind the last separator there is no block, and all is before.
-        let or_last = |reader: &SegmentReader, found: Option<Position>| match found {
-            Some(position) => Ok(Some(position)),
-            None => reader.edge(true),
+        self.window.restart();
+        let (position, loaded) = match self.aimed.take() {
+            Some(aimed) => aimed,
+            None => (self.locate(to)?, None),
         };
-        let (position, place) = match to {
-            Seek::First => (self.reader.edge(false)?, Place::First),
-            Seek::Last => (self.reader.edge(true)?, Place::Last),
-            Seek::AtOrAfter(key) => (self.reader.find(key, false)?, Place::AtOrAfter(key)),
-            Seek::After(key) => (self.reader.find(key, true)?, Place::After(key)),
-            Seek::Before(key) => {
-                (or_last(&self.reader, self.reader.find(key, false)?)?, Place::Before(key))
-            }
-            Seek::AtOrBefore(key) => {
-                (or_last(&self.reader, self.reader.find(key, true)?)?, Place::AtOrBefore(key))
-            }
-        };
-        self.go(position, place)
+        self.go(position, loaded, Place::of(to))
     }
 
+    #[inline]
     fn next(&mut self) -> Result<()> {
-        self.step(Direction::Forward)
+        let Some(at) = &mut self.at else { return Ok(()) };
+        if at.i + 1 < at.block.len()
+            && let Some(entry) = entry_at(&at.block, at.entry.value.end)
+        {
+            at.i += 1;
+            at.entry = entry;
+            return Ok(());
+        }
+        self.turn_page(Direction::Forward)
     }
 
+    #[inline]
     fn prev(&mut self) -> Result<()> {
-        self.step(Direction::Backward)
+        let Some(at) = &mut self.at else { return Ok(()) };
+        if let Some(i) = at.i.checked_sub(1)
+            && let Some(entry) = at.block.entry(i)
+        {
+            at.i = i;
+            at.entry = entry;
+            return Ok(());
+        }
+        self.turn_page(Direction::Backward)
     }
 
+    #[inline]
     fn valid(&self) -> bool {
         self.at.is_some()
     }
 
+    #[inline]
     fn key(&self) -> &[u8] {
         self.at.as_ref().map_or(&[], |at| at.block.view(&at.entry.key))
     }
 
+    #[inline]
     fn seqno(&self) -> SeqNo {
         self.at.as_ref().map_or(SeqNo::ZERO, |at| at.entry.seqno)
     }
 
+    #[inline]
     fn kind(&self) -> Kind {
         self.at.as_ref().map_or(Kind::Delete, |at| at.entry.kind)
     }
@@ -240,5 +318,15 @@ impl Cursor for SegmentCursor {
 
     fn value(&self) -> Bytes {
         self.at.as_ref().map_or_else(Bytes::new, |at| at.block.share(&at.entry.value))
+    }
+
+    #[inline]
+    fn value_ref(&self) -> &[u8] {
+        self.at.as_ref().map_or(&[], |at| at.block.view(&at.entry.value))
+    }
+
+    #[inline]
+    fn is_newest(&self) -> bool {
+        !self.same_key()
     }
 }

@@ -75,6 +75,32 @@ impl Frames {
         Some((chunk, (page % CHUNK as u64) as usize))
     }
 
+    /// Asks for the memory that [`with`](Self::with) reads for this page.
+    #[inline]
+    pub(super) fn approach(&self, page: u64) {
+        if let Some((chunk, at)) = self.slot(page)
+            && let Some(chunk) = chunk.load().as_ref()
+            && let (Some(slot), Some(hot)) = (chunk.blocks.get(at), chunk.hot.get(at))
+        {
+            prefetch(std::ptr::from_ref(&chunk.touched).addr());
+            prefetch(std::ptr::from_ref(slot).addr());
+            prefetch(std::ptr::from_ref(hot).addr());
+        }
+    }
+
+    /// Asks for what a look at this page's block reads first, if it is here.
+    #[inline]
+    pub(super) fn foresee(&self, page: u64) {
+        if let Some((chunk, at)) = self.slot(page)
+            && let Some(chunk) = chunk.load().as_ref()
+            && let (Some(slot), Some(hot)) = (chunk.blocks.get(at), chunk.hot.get(at))
+            && let Some(block) = slot.load().as_ref()
+        {
+            prefetch(Arc::as_ptr(block).addr());
+            prefetch(hot.load(Ordering::Relaxed));
+        }
+    }
+
     /// Looks at the block that begins at a page, if it is here.
     #[inline]
     pub(super) fn with<T>(&self, page: u64, look: impl FnOnce(&Arc<Block>) -> T) -> Option<T> {

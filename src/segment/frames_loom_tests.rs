@@ -68,6 +68,10 @@ impl BlockCache for Cache {
         self.book(0, 0, -(bytes as i64));
     }
 
+    fn has_room(&self, _: u64) -> bool {
+        true
+    }
+
     fn is_crowded(&self) -> bool {
         true
     }

@@ -18,6 +18,8 @@ use crate::error::Malformed;
 use crate::types::PAGE;
 use bytes::Bytes;
 use std::cmp::Ordering;
+use std::hint::select_unpredictable;
+use std::sync::Arc;
 
 /// Where a data block lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +126,11 @@ impl IndexPartition {
         (self.page(0), self.page(self.blocks))
     }
 
+    fn prefixes(&self) -> &[[u8; 8]] {
+        let bytes = self.bytes.get(self.prefixes..self.prefixes + 8 * self.blocks);
+        bytes.unwrap_or_default().as_chunks().0
+    }
+
     fn prefix(&self, i: usize) -> u64 {
         u64_at(&self.bytes, self.prefixes + 8 * i).unwrap_or_default()
     }
@@ -148,6 +155,12 @@ impl IndexPartition {
         [self.common(), self.tail(i)].concat()
     }
 
+    /// How the separator of block `i` compares to a key.
+    pub(crate) fn cmp_separator(&self, i: usize, key: &[u8]) -> Ordering {
+        let (head, rest) = key.split_at(self.common.min(key.len()));
+        self.common().cmp(head).then_with(|| self.tail(i).cmp(rest))
+    }
+
     /// Block `i`, if there is one.
     pub(crate) fn block(&self, i: usize) -> Option<Handle> {
         if i >= self.blocks {
@@ -167,11 +180,20 @@ impl IndexPartition {
             Ordering::Greater => return self.blocks,
             Ordering::Equal => {}
         }
-        let target = prefix_of(rest, 8);
-        let (mut low, mut high) = (0, self.blocks);
+        let target = match rest.first_chunk() {
+            Some(first) => u64::from_be_bytes(*first),
+            None => prefix_of(rest, 8),
+        };
+        let mut low = lower_bound(self.prefixes(), target);
+        if low == self.blocks || self.prefix(low) != target {
+            return low;
+        }
+        // Ties: the separators of one prefix, in order of their tails.
+        let behind = target.checked_add(1);
+        let mut high = behind.map_or(self.blocks, |next| lower_bound(self.prefixes(), next));
         while low < high {
             let middle = low + (high - low) / 2;
-            let order = self.prefix(middle).cmp(&target).then_with(|| self.tail(middle).cmp(rest));
+            let order = self.tail(middle).cmp(rest);
             if order == Ordering::Less || (after && order == Ordering::Equal) {
                 low = middle + 1;
             } else {
@@ -180,6 +202,20 @@ impl IndexPartition {
         }
         low
     }
+}
+
+/// The first of these rising numbers that is not below `target`; how many there are if all are. Every
+/// search takes the same steps, without a branch that depends on the numbers.
+fn lower_bound(prefixes: &[[u8; 8]], target: u64) -> usize {
+    let is_below =
+        |at: usize| prefixes.get(at).is_some_and(|prefix| u64::from_le_bytes(*prefix) < target);
+    let (mut from, mut len) = (0, prefixes.len());
+    while len > 1 {
+        let half = len / 2;
+        from = select_unpredictable(is_below(from + half - 1), from + half, from);
+        len -= half;
+    }
+    from + usize::from(is_below(from))
 }
 
 /// The top level of a partitioned index.
@@ -240,7 +276,7 @@ impl TopLevel {
 /// The root section, decoded as far as its layout goes.
 #[derive(Debug)]
 pub(crate) enum IndexRoot {
-    Single(IndexPartition),
+    Single(Arc<IndexPartition>),
     Partitioned(TopLevel),
 }
 
@@ -261,7 +297,7 @@ impl IndexRoot {
                 }
                 let index = IndexPartition::decode(body)?;
                 let range = index.page_range();
-                (IndexRoot::Single(index), range)
+                (IndexRoot::Single(Arc::new(index)), range)
             }
             LAYOUT_PARTITIONED => {
                 let top = TopLevel::decode(&body, partitions_len)?;

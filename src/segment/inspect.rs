@@ -124,7 +124,7 @@ impl SegmentReader {
                 .saturating_sub(block.used_bytes(&header)),
             first_key: key(0),
             last_key: key(block.len() - 1),
-            separator: Key(position.separator().unwrap_or_default().into()),
+            separator: Key(position.separator().into()),
         }))
     }
 }

@@ -157,6 +157,19 @@ pub(super) fn read_onto(
     fill(file, path, offset, bytes.get_mut(start..).unwrap_or_default())
 }
 
+/// The same, in the place of what the buffer holds. After an error that is arbitrary.
+pub(super) fn read_into(
+    file: &dyn VfsFile,
+    path: &Path,
+    offset: u64,
+    len: u64,
+    file_len: u64,
+    bytes: &mut Vec<u8>,
+) -> Result<()> {
+    bytes.resize(check_range(path, offset, len, file_len)?, 0);
+    fill(file, path, offset, bytes)
+}
+
 const CUT: &str = "the file ends before it";
 
 /// The length, if the range is within the file and fits memory.

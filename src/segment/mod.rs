@@ -21,6 +21,7 @@
 //! is `Send + Sync` and cheap to clone; a writer, a cursor and an iterator belong to one thread at a
 //! time and are `Send`.
 
+mod ahead;
 mod block;
 mod bloom;
 mod cursor;
@@ -46,6 +47,8 @@ mod reader;
 mod salvage;
 #[cfg(test)]
 mod salvage_tests;
+mod slots;
+mod step;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -215,6 +218,8 @@ pub(crate) trait BlockCache: Send + Sync {
     fn grow(&self, bytes: u64);
     /// Hears that tables take so many bytes less.
     fn shrink(&self, bytes: u64);
+    /// Whether so many bytes more fit without pushing anything out.
+    fn has_room(&self, bytes: u64) -> bool;
     /// Whether tables take so much that empty parts of them should go.
     fn is_crowded(&self) -> bool;
     /// Hears whether a block that was looked up was there.

@@ -8,16 +8,19 @@ use super::format::{
     MAX_BLOCK_PAGES, SECTION_INDEX, SECTION_INDEX_PARTITIONS, SECTION_LAST_KEY, Section,
 };
 use super::index::{Handle, IndexPartition, IndexRoot};
-use super::metadata::{SegmentMetadata, check_section, read_at, read_onto};
+use super::metadata::{SegmentMetadata, check_section, read_at, read_into, read_onto};
 use super::point::PointIndex;
+use super::slots::IndexSlots;
 use super::{Block, BlockCache, FileSource, Frames, Part, Properties, padding_ratio};
 use crate::checksum::checksum;
+use crate::cursor::Bounds;
 use crate::error::{Error, Malformed, Result};
 use crate::hash::key_hash;
 use crate::slice::{Key, Value};
 use crate::types::{Kind, PAGE, SeqNo};
 use crate::vfs::{Env, OpenMode, VfsFile};
 use bytes::Bytes;
+use std::cmp::Ordering;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,6 +38,7 @@ pub(super) struct Inner {
     pub(super) cache: Option<(Arc<dyn BlockCache>, u64)>,
     /// The cached data blocks, if there is a cache.
     pub(super) frames: Option<Arc<Frames>>,
+    index: IndexSlots,
     pub(super) points: PointIndex,
 }
 
@@ -59,28 +63,38 @@ impl FileSource for Owned {
 /// Where a block is in the index: which partition (0 of a single one), which block of it.
 #[derive(Clone, Debug)]
 pub(super) struct Position {
-    pub(super) root: Arc<IndexRoot>,
-    /// The loaded partition of a partitioned index.
-    pub(super) part: Option<Arc<IndexPartition>>,
+    pub(super) index: Arc<IndexPartition>,
     pub(super) part_number: usize,
     pub(super) block: usize,
 }
 
 impl Position {
-    pub(super) fn partition(&self) -> Option<&IndexPartition> {
-        match (self.root.as_ref(), &self.part) {
-            (IndexRoot::Single(index), _) => Some(index),
-            (IndexRoot::Partitioned(_), part) => part.as_deref(),
-        }
-    }
-
     /// The separator of its block.
-    pub(super) fn separator(&self) -> Option<Vec<u8>> {
-        self.partition().map(|index| index.separator(self.block))
+    pub(super) fn separator(&self) -> Vec<u8> {
+        self.index.separator(self.block)
     }
 
     pub(super) fn handle(&self) -> Option<Handle> {
-        self.partition()?.block(self.block)
+        self.index.block(self.block)
+    }
+
+    /// Whether all blocks behind this one lie beyond the bounds.
+    pub(super) fn ends(&self, bounds: &Bounds) -> bool {
+        match &bounds.upper {
+            Bound::Included(key) | Bound::Excluded(key) => {
+                self.index.cmp_separator(self.block, key) != Ordering::Less
+            }
+            Bound::Unbounded => false,
+        }
+    }
+
+    /// Whether this block and all in front of it lie before the bounds.
+    pub(super) fn begins(&self, bounds: &Bounds) -> bool {
+        match &bounds.lower {
+            Bound::Included(key) => self.index.cmp_separator(self.block, key) == Ordering::Less,
+            Bound::Excluded(key) => self.index.cmp_separator(self.block, key) != Ordering::Greater,
+            Bound::Unbounded => false,
+        }
     }
 }
 
@@ -134,6 +148,7 @@ impl SegmentReader {
             meta: metadata,
             cache: None,
             frames: None,
+            index: IndexSlots::default(),
             points: PointIndex::HashRun,
         };
         Ok(SegmentReader { inner: Arc::new(inner) })
@@ -151,7 +166,8 @@ impl SegmentReader {
         let meta = Arc::new(SegmentMetadata::read(source.file()?.as_ref(), &path)?);
         let pages = meta.footer.meta_offset / PAGE as u64;
         let frames = cache.as_ref().map(|(cache, _)| Frames::new(Arc::clone(cache), pages));
-        let inner = Inner { source, path, meta, cache, frames, points };
+        let index = IndexSlots::default();
+        let inner = Inner { source, path, meta, cache, frames, index, points };
         Ok(SegmentReader { inner: Arc::new(inner) })
     }
 
@@ -162,7 +178,8 @@ impl SegmentReader {
         meta: SegmentMetadata,
     ) -> SegmentReader {
         let (meta, points) = (Arc::new(meta), PointIndex::Filter);
-        let inner = Inner { source, path, meta, cache: None, frames: None, points };
+        let index = IndexSlots::default();
+        let inner = Inner { source, path, meta, cache: None, frames: None, index, points };
         SegmentReader { inner: Arc::new(inner) }
     }
 
@@ -270,8 +287,8 @@ impl SegmentReader {
             IndexRoot::Single(_) => 0,
             IndexRoot::Partitioned(top) => top.index().find(key, after),
         };
-        let Some(mut position) = self.position(root, part_number)? else { return Ok(None) };
-        position.block = position.partition().map_or(0, |part| part.find(key, after));
+        let Some(mut position) = self.position(&root, part_number)? else { return Ok(None) };
+        position.block = position.index.find(key, after);
         Ok(position.handle().is_some().then_some(position))
     }
 
@@ -282,11 +299,11 @@ impl SegmentReader {
             IndexRoot::Single(_) => 1,
             IndexRoot::Partitioned(top) => top.len(),
         };
-        let Some(mut position) = self.position(root, if last { parts - 1 } else { 0 })? else {
+        let Some(mut position) = self.position(&root, if last { parts - 1 } else { 0 })? else {
             return Ok(None);
         };
         if last {
-            position.block = position.partition().map_or(0, |part| part.len() - 1);
+            position.block = position.index.len() - 1;
         }
         Ok(Some(position))
     }
@@ -294,10 +311,10 @@ impl SegmentReader {
     /// The next block.
     pub(super) fn following(&self, mut position: Position) -> Result<Option<Position>> {
         position.block += 1;
-        if position.handle().is_some() {
+        if position.block < position.index.len() {
             return Ok(Some(position));
         }
-        self.position(position.root, position.part_number + 1)
+        self.position(&*self.index_root()?, position.part_number + 1)
     }
 
     /// The block before.
@@ -307,34 +324,39 @@ impl SegmentReader {
             return Ok(Some(position));
         }
         let Some(part_number) = position.part_number.checked_sub(1) else { return Ok(None) };
-        let Some(mut position) = self.position(position.root, part_number)? else {
+        let Some(mut position) = self.position(&*self.index_root()?, part_number)? else {
             return Ok(None);
         };
-        position.block = position.partition().map_or(0, |part| part.len() - 1);
+        position.block = position.index.len() - 1;
         Ok(Some(position))
     }
 
     /// The first block of a partition, if there is such a partition.
-    fn position(&self, root: Arc<IndexRoot>, part_number: usize) -> Result<Option<Position>> {
-        let part = match root.as_ref() {
-            IndexRoot::Single(_) if part_number == 0 => None,
+    fn position(&self, root: &IndexRoot, part_number: usize) -> Result<Option<Position>> {
+        let index = match root {
+            IndexRoot::Single(index) if part_number == 0 => Arc::clone(index),
             IndexRoot::Partitioned(top) if part_number < top.len() => {
-                Some(self.index_partition(top, part_number)?)
+                self.index_partition(top, part_number)?
             }
             _ => return Ok(None),
         };
-        Ok(Some(Position { root, part, part_number, block: 0 }))
+        Ok(Some(Position { index, part_number, block: 0 }))
     }
 
     pub(super) fn index_root(&self) -> Result<Arc<IndexRoot>> {
+        if let Some(root) = self.inner.index.root() {
+            return Ok(root);
+        }
         let section = self.section(SECTION_INDEX)?;
         let part = self.part(section.offset, || {
             self.read_index_root().map(|root| Part::IndexRoot(Arc::new(root)))
         })?;
-        match part {
-            Part::IndexRoot(root) => Ok(root),
-            _ => self.read_index_root().map(Arc::new),
-        }
+        let root = match part {
+            Part::IndexRoot(root) => root,
+            _ => self.read_index_root().map(Arc::new)?,
+        };
+        self.inner.index.put_root(&root);
+        Ok(root)
     }
 
     /// Reads the index's root from the file, whatever is cached.
@@ -351,13 +373,18 @@ impl SegmentReader {
         top: &super::index::TopLevel,
         number: usize,
     ) -> Result<Arc<IndexPartition>> {
+        if let Some(part) = self.inner.index.partition(number) {
+            return Ok(part);
+        }
         let base = self.section(SECTION_INDEX_PARTITIONS)?.offset;
         let offset = base + top.part(number).map_or(0, |part| part.offset);
         let load = || self.read_index_partition(top, number);
-        match self.part(offset, || load().map(|part| Part::Index(Arc::new(part))))? {
-            Part::Index(part) => Ok(part),
-            _ => load().map(Arc::new),
-        }
+        let part = match self.part(offset, || load().map(|part| Part::Index(Arc::new(part))))? {
+            Part::Index(part) => part,
+            _ => load().map(Arc::new)?,
+        };
+        self.inner.index.put_partition(number, top.len(), &part);
+        Ok(part)
     }
 
     /// Reads a partition of the index from the file, whatever is cached.
@@ -380,23 +407,57 @@ impl SegmentReader {
     /// The block, from the cache if there is one. `fill` says whether to put it there; blocks of
     /// more than 64 KiB, stored or raw, never are.
     pub(super) fn load_block(&self, handle: &Handle, fill: bool) -> Result<Arc<Block>> {
-        let page = u64::from(handle.first_page);
+        match self.cached_block(handle) {
+            Some(block) => Ok(block),
+            None => self.read_block(handle, fill),
+        }
+    }
+
+    fn frames(&self, handle: &Handle) -> Option<&Arc<Frames>> {
+        self.inner.frames.as_ref().filter(|_| handle.pages as usize <= MAX_BLOCK_PAGES)
+    }
+
+    /// The block, if it is cached.
+    pub(super) fn cached_block(&self, handle: &Handle) -> Option<Arc<Block>> {
         // A block that was loaded by its page alone was not held against the index.
         let named = |block: &Arc<Block>| {
             let same = block.pages() == handle.pages && block.len() == usize::from(handle.entries);
             same.then(|| Arc::clone(block))
         };
-        let frames = self.inner.frames.as_ref();
-        let frames = frames.filter(|_| handle.pages as usize <= MAX_BLOCK_PAGES);
-        if let Some(block) = frames.and_then(|frames| frames.with(page, named)).flatten() {
-            return Ok(block);
+        self.frames(handle)?.with(u64::from(handle.first_page), named).flatten()
+    }
+
+    /// Asks for the memory that finding the block in the cache needs.
+    pub(super) fn approach_block(&self, handle: &Handle) {
+        if let Some(frames) = self.frames(handle) {
+            frames.approach(u64::from(handle.first_page));
         }
+    }
+
+    /// Asks for the memory of a block that the walk will come to, if it is cached.
+    pub(super) fn foresee_block(&self, handle: &Handle) {
+        if let Some(frames) = self.frames(handle) {
+            frames.foresee(u64::from(handle.first_page));
+        }
+    }
+
+    /// The block, from the file.
+    pub(super) fn read_block(&self, handle: &Handle, fill: bool) -> Result<Arc<Block>> {
         let bytes = Bytes::from(self.read(handle.offset(), handle.len())?);
         let block = Arc::new(self.decode_block(handle, &bytes)?);
         if fill {
-            self.keep_block(page, &block);
+            self.keep_block(u64::from(handle.first_page), &block);
         }
         Ok(block)
+    }
+
+    /// Puts a block into the cache if that pushes nothing out.
+    pub(super) fn offer_block(&self, handle: &Handle, block: &Arc<Block>) {
+        if let Some((cache, _)) = &self.inner.cache
+            && cache.has_room(block.bytes() as u64)
+        {
+            self.keep_block(u64::from(handle.first_page), block);
+        }
     }
 
     /// Decodes a block that was read from where `handle` says.
@@ -470,6 +531,12 @@ impl SegmentReader {
     pub(super) fn read_onto(&self, offset: u64, len: u64, bytes: &mut Vec<u8>) -> Result<()> {
         let file = self.inner.source.file()?;
         read_onto(file.as_ref(), &self.inner.path, offset, len, self.file_len(), bytes)
+    }
+
+    /// Reads bytes in the place of what the buffer holds.
+    pub(super) fn read_into(&self, offset: u64, len: u64, bytes: &mut Vec<u8>) -> Result<()> {
+        let file = self.inner.source.file()?;
+        read_into(file.as_ref(), &self.inner.path, offset, len, self.file_len(), bytes)
     }
 
     /// The open file.

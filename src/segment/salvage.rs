@@ -200,7 +200,7 @@ pub(crate) enum Told {
 /// Which blocks come next.
 enum Stretch {
     Index {
-        index: IndexPartition,
+        index: Arc<IndexPartition>,
         next: usize,
     },
     /// Pages of which no index is left, and the separator of the last block in them, if known.
@@ -274,7 +274,7 @@ impl SalvageCursor {
         let Some(top) = self.top.as_ref().filter(|top| number < top.len()) else { return Ok(()) };
         match self.reader.read_index_partition(top, number) {
             Ok(index) => {
-                self.stretch = Stretch::Index { index, next: 0 };
+                self.stretch = Stretch::Index { index: Arc::new(index), next: 0 };
                 Ok(())
             }
             Err(error) => {
@@ -455,5 +455,9 @@ impl Cursor for SalvageCursor {
 
     fn value(&self) -> Bytes {
         self.at.as_ref().map_or_else(Bytes::new, |(block, _, entry)| block.share(&entry.value))
+    }
+
+    fn value_ref(&self) -> &[u8] {
+        self.at.as_ref().map_or(&[], |(block, _, entry)| block.view(&entry.value))
     }
 }

@@ -321,6 +321,10 @@ impl BlockCache for TestCache {
 
     fn shrink(&self, _: u64) {}
 
+    fn has_room(&self, _: u64) -> bool {
+        true
+    }
+
     fn is_crowded(&self) -> bool {
         false
     }

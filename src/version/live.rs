@@ -5,20 +5,16 @@
 
 use super::{ManifestState, RunNo, SegmentMeta};
 use crate::cache::{FilePool, PooledFile, SharedCache};
-use crate::cursor::{Cursor, Seek};
 use crate::error::{Error, Result};
 use crate::hash::keyspace_seed;
 use crate::keymap::{MapSegment, Slices};
-use crate::segment::{
-    BlockCache, CursorOptions, Found, HashSlices, PointIndex, SegmentCursor, SegmentReader,
-};
+use crate::segment::{BlockCache, Found, HashSlices, PointIndex, SegmentReader};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::types::{KeyspaceId, Kind, PAGE, SegmentId, SeqNo};
+use crate::types::{KeyspaceId, PAGE, SegmentId, SeqNo};
 use crate::vfs::Env;
-use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::path::{Path, PathBuf};
 
 /// How many levels there can be. The last one is the bottom.
@@ -274,6 +270,11 @@ impl Run {
 
     /// The segments that share keys with a range, as a part of the run.
     pub(crate) fn within(&self, lower: Option<&[u8]>, upper: Bound<&[u8]>) -> &[Arc<Segment>] {
+        self.segments.get(self.span(lower, upper)).unwrap_or(&[])
+    }
+
+    /// Where in the run those stand.
+    pub(crate) fn span(&self, lower: Option<&[u8]>, upper: Bound<&[u8]>) -> Range<usize> {
         let from =
             lower.map_or(0, |key| self.segments.partition_point(|s| s.meta.last_key[..] < *key));
         let to = self.segments.partition_point(|s| match upper {
@@ -281,7 +282,7 @@ impl Run {
             Bound::Excluded(key) => s.meta.first_key[..] < *key,
             Bound::Unbounded => true,
         });
-        self.segments.get(from..to).unwrap_or(&[])
+        from..to.max(from)
     }
 
     /// The length of its files together.
@@ -371,120 +372,6 @@ impl Version {
             }
         }
         Version { trees: trees.into_iter().map(|(id, tree)| (id, Arc::new(tree))).collect() }
-    }
-}
-
-/// A cursor over a sorted run: one segment's cursor at a time.
-pub(crate) struct RunCursor {
-    segments: Vec<Arc<Segment>>,
-    options: CursorOptions,
-    open: Option<(usize, SegmentCursor)>,
-}
-
-impl RunCursor {
-    /// A cursor over segments that do not overlap, in key order.
-    pub(crate) fn new(segments: Vec<Arc<Segment>>, options: CursorOptions) -> Self {
-        RunCursor { segments, options, open: None }
-    }
-
-    fn enter(&mut self, at: usize, seek: Seek<'_>) -> Result<()> {
-        let mut cursor = match self.open.take() {
-            Some((open, cursor)) if open == at => cursor,
-            _ => match self.segments.get(at) {
-                Some(segment) => segment.reader().cursor(self.options),
-                None => return Ok(()),
-            },
-        };
-        cursor.seek(seek)?;
-        self.open = Some((at, cursor));
-        Ok(())
-    }
-
-    /// From a segment whose cursor ran out, on to the next that has an entry.
-    fn settle(&mut self, forward: bool) -> Result<()> {
-        while let Some((at, cursor)) = &self.open {
-            if cursor.valid() {
-                break;
-            }
-            let next = if forward { at.checked_add(1) } else { at.checked_sub(1) };
-            match next {
-                Some(next) if next < self.segments.len() => {
-                    self.enter(next, if forward { Seek::First } else { Seek::Last })?;
-                }
-                _ => self.open = None,
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Cursor for RunCursor {
-    fn seek(&mut self, to: Seek<'_>) -> Result<()> {
-        let segments = &self.segments;
-        let ends_before = |key: &[u8]| segments.partition_point(|s| s.meta.last_key[..] < *key);
-        let starts_by = |key: &[u8]| segments.partition_point(|s| s.meta.first_key[..] <= *key);
-        let (at, forward) = match to {
-            Seek::First => (Some(0), true),
-            Seek::AtOrAfter(key) | Seek::After(key) => (Some(ends_before(key)), true),
-            Seek::Last => (segments.len().checked_sub(1), false),
-            Seek::AtOrBefore(key) | Seek::Before(key) => (starts_by(key).checked_sub(1), false),
-        };
-        match at.filter(|at| *at < self.segments.len()) {
-            Some(at) => {
-                self.enter(at, to)?;
-                self.settle(forward)
-            }
-            None => {
-                self.open = None;
-                Ok(())
-            }
-        }
-    }
-
-    fn next(&mut self) -> Result<()> {
-        if let Some((_, cursor)) = &mut self.open {
-            if let Err(error) = cursor.next() {
-                self.open = None;
-                return Err(error);
-            }
-            return self.settle(true);
-        }
-        Ok(())
-    }
-
-    fn prev(&mut self) -> Result<()> {
-        if let Some((_, cursor)) = &mut self.open {
-            if let Err(error) = cursor.prev() {
-                self.open = None;
-                return Err(error);
-            }
-            return self.settle(false);
-        }
-        Ok(())
-    }
-
-    fn valid(&self) -> bool {
-        self.open.is_some()
-    }
-
-    fn key(&self) -> &[u8] {
-        self.open.as_ref().map_or(&[], |(_, cursor)| cursor.key())
-    }
-
-    fn seqno(&self) -> SeqNo {
-        self.open.as_ref().map_or(SeqNo::ZERO, |(_, cursor)| cursor.seqno())
-    }
-
-    fn kind(&self) -> Kind {
-        self.open.as_ref().map_or(Kind::Delete, |(_, cursor)| cursor.kind())
-    }
-
-    fn key_bytes(&self) -> Bytes {
-        self.open.as_ref().map_or_else(Bytes::new, |(_, cursor)| cursor.key_bytes())
-    }
-
-    fn value(&self) -> Bytes {
-        self.open.as_ref().map_or_else(Bytes::new, |(_, cursor)| cursor.value())
     }
 }
 

@@ -19,6 +19,7 @@ mod live;
 mod manifest;
 #[cfg(test)]
 mod manifest_tests;
+mod run_cursor;
 mod salvage;
 mod state;
 #[cfg(test)]
@@ -27,9 +28,10 @@ mod state_tests;
 pub(crate) use edit::{Change, Edit, RunNo, SegmentMeta};
 pub use fuzz::manifest_bytes;
 pub(crate) use live::{
-    LEVELS, LiveSegments, Run, RunCursor, Segment, SegmentHome, Tree, Version,
-    parse_segment_file_name, remove_leftovers, segment_file_name,
+    LEVELS, LiveSegments, Run, Segment, SegmentHome, Tree, Version, parse_segment_file_name,
+    remove_leftovers, segment_file_name,
 };
 pub(crate) use manifest::{MANIFEST_NAME, MANIFEST_NEW_NAME, Manifest};
+pub(crate) use run_cursor::RunCursor;
 pub(crate) use salvage::{Salvaged, salvage_manifest};
 pub(crate) use state::ManifestState;

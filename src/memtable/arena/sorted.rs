@@ -169,6 +169,8 @@ impl<'a> Borrow<dyn HasPlace + 'a> for Node {
 pub(in crate::memtable) enum Start<'a> {
     /// In front of the newest version of the key.
     Before(&'a [u8]),
+    /// In front of the newest version of the key at or before the number.
+    At(&'a [u8], SeqNo),
     /// Behind the oldest version of the key.
     Behind(&'a [u8]),
     /// At the end of the keyspace.
@@ -253,6 +255,7 @@ impl Run {
     pub(in crate::memtable) fn fill(&mut self, start: Start<'_>, forward: bool, want: usize) {
         let (keyspace, key, seqno) = match start {
             Start::Before(key) => (self.keyspace, key, SeqNo::MAX),
+            Start::At(key, seqno) => (self.keyspace, key, seqno),
             Start::Behind(key) => (self.keyspace, key, SeqNo::ZERO),
             Start::End => match self.keyspace.0.checked_add(1) {
                 Some(next) => (KeyspaceId(next), &[][..], SeqNo::MAX),
@@ -261,7 +264,8 @@ impl Run {
         };
         let place = Place { prefix: prefix(keyspace, key), key, seqno };
         // The newest and the oldest number of all belong to the key.
-        let inside = matches!(start, Start::Before(_)) == forward && !matches!(start, Start::End);
+        let in_front = matches!(start, Start::Before(_) | Start::At(..));
+        let inside = in_front == forward && !matches!(start, Start::End);
         let bound: Bound<&dyn HasPlace> =
             if inside { Bound::Included(&place) } else { Bound::Excluded(&place) };
         self.collect(forward, bound, want);
