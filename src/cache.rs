@@ -2,28 +2,35 @@
 //!
 //! [`SharedCache`] holds the partitions of indexes, filters and hash runs, and keeps the books of the
 //! data blocks, which stand in a table of each segment ([`Frames`]); blocks go by CLOCK (second
-//! chance; Corbató 1968); [`FilePool`] holds open files, by their number. Parts and files are keyed by a
+//! chance; Corbató 1968); [`FilePool`] bounds how many files are open. Parts are keyed by a
 //! segment's id, which is never reused, so nothing stale can be found under a new file's name.
 //!
-//! Invariants: the weight of what is held stays within the budget (but for a quarter of a byte a page
+//! Once it is full, a block comes in when it is met for the second time in an era, which ends when
+//! a share of the blocks was replaced: so few blocks are taken in that are not read again, however
+//! large the store.
+//!
+//! Invariants: the weight of what is held stays within the budget (but for half a byte a page
 //! of open segments: see [`Frames`]); what is evicted lives on while
 //! someone uses it. Thread-safe, sharded or locked briefly; no I/O happens under a lock of the
 //! block cache. Called by the version room (which binds segments to them) and by `stats`.
 
 use crate::error::{Error, Result};
 use crate::segment::{BlockCache, FileSource, Frames, Part};
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, Striped, Weak};
-use crate::types::SegmentId;
+use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Arc, ArcSwapOption, Mutex, Striped, Weak};
+use crate::types::{PAGE, SegmentId};
 use crate::vfs::{OpenMode, Vfs, VfsFile};
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::path::{Path, PathBuf};
 
 /// What an entry costs besides its part: the cache's own records.
 const ENTRY_OVERHEAD: u64 = 96;
+
+/// While there is room for that, the cache is not full: a block of one page, and what goes with it.
+const BLOCK_ROOM: u64 = PAGE as u64 + 1024;
 
 #[derive(Clone, Copy, Debug)]
 struct PartWeight;
@@ -56,6 +63,13 @@ impl Hasher for PartHash {
     }
 }
 
+/// How many blocks are replaced in one era, for each that is held: a sixty-fourth. Then reads that
+/// are spread evenly over a store of twice the cache replace a block at a twelfth of their misses.
+const ERA_SHARE: usize = 64;
+
+/// And at least so many.
+const ERA_MIN: usize = 16;
+
 /// The cache that all segments of a database share.
 pub(crate) struct SharedCache {
     parts: Cache<(u64, u64), Part, PartWeight, BuildHasherDefault<PartHash>>,
@@ -65,11 +79,24 @@ pub(crate) struct SharedCache {
     budget: u64,
     /// What the tables of blocks take, in bytes.
     table_bytes: AtomicU64,
+    /// What parts take, in bytes, as of the last that came.
+    part_bytes: AtomicU64,
+    /// Held while that is counted, so that the last count sees all that came.
+    part_count: Mutex<()>,
     /// What blocks take, in bytes, and how many there are.
     block_bytes: AtomicU64,
     blocks: AtomicUsize,
+    /// The number of the era: see [`BlockCache::era`].
+    era: AtomicU32,
+    clock: Mutex<BlockClock>,
+}
+
+#[derive(Default)]
+struct BlockClock {
     /// The blocks, in the order in which they are asked to go.
-    clock: Mutex<VecDeque<(Weak<Frames>, u64)>>,
+    blocks: VecDeque<(Weak<Frames>, u64)>,
+    /// How many came in this era.
+    came: usize,
 }
 
 impl SharedCache {
@@ -84,37 +111,37 @@ impl SharedCache {
             lookups: Striped::default(),
             budget: bytes as u64,
             table_bytes: AtomicU64::new(0),
+            part_bytes: AtomicU64::new(0),
+            part_count: Mutex::new(()),
             block_bytes: AtomicU64::new(0),
             blocks: AtomicUsize::new(0),
+            era: AtomicU32::new(1),
             clock: Mutex::default(),
         }
     }
 
     /// Evicts blocks until the budget holds: those that nobody looked at since the last round.
     fn trim(&self) {
-        let held = || self.block_bytes.load(Ordering::Relaxed);
-        let others = self.parts.weight() + self.table_bytes.load(Ordering::Relaxed);
-        let limit = self.budget.saturating_sub(others);
-        if held() <= limit {
+        if self.bytes() <= self.budget {
             return;
         }
         let mut clock = self.clock.lock();
         // Twice round every block has had its second chance.
-        for _ in 0..2 * clock.len() {
-            if held() <= limit {
+        for _ in 0..2 * clock.blocks.len() {
+            if self.bytes() <= self.budget {
                 break;
             }
-            let Some((frames, page)) = clock.pop_front() else { break };
+            let Some((frames, page)) = clock.blocks.pop_front() else { break };
             if frames.upgrade().is_some_and(|frames| !frames.evict(page)) {
-                clock.push_back((frames, page));
+                clock.blocks.push_back((frames, page));
             }
         }
     }
 
     /// The bytes held.
     pub(crate) fn bytes(&self) -> u64 {
-        let blocks = self.block_bytes.load(Ordering::Relaxed);
-        self.parts.weight() + blocks + self.table_bytes.load(Ordering::Relaxed)
+        let of = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
+        of(&self.part_bytes) + of(&self.block_bytes) + of(&self.table_bytes)
     }
 
     /// Lookups that found their part, and that did not, since the start.
@@ -127,12 +154,15 @@ impl SharedCache {
 impl BlockCache for SharedCache {
     fn get(&self, file: u64, offset: u64) -> Option<Part> {
         let found = self.parts.get(&(file, offset));
-        self.count(found.is_some());
+        self.count(u64::from(found.is_some()), u64::from(found.is_none()));
         found
     }
 
     fn insert(&self, file: u64, offset: u64, part: Part) {
         self.parts.insert((file, offset), part);
+        let counting = self.part_count.lock();
+        self.part_bytes.store(self.parts.weight(), Ordering::Relaxed);
+        drop(counting);
         self.trim();
     }
 
@@ -144,10 +174,15 @@ impl BlockCache for SharedCache {
     fn admit(&self, frames: &Arc<Frames>, page: u64) {
         let blocks = self.blocks.load(Ordering::Relaxed);
         let mut clock = self.clock.lock();
-        clock.push_back((Arc::downgrade(frames), page));
-        if clock.len() > 2 * blocks + 1024 {
+        clock.blocks.push_back((Arc::downgrade(frames), page));
+        if clock.blocks.len() > 2 * blocks + 1024 {
             // Most are of segments that are gone.
-            clock.retain(|(frames, _)| frames.strong_count() > 0);
+            clock.blocks.retain(|(frames, _)| frames.strong_count() > 0);
+        }
+        clock.came += 1;
+        if clock.came >= blocks / ERA_SHARE + ERA_MIN {
+            clock.came = 0;
+            self.era.fetch_add(1, Ordering::Relaxed);
         }
         drop(clock);
         self.trim();
@@ -174,197 +209,128 @@ impl BlockCache for SharedCache {
         self.table_bytes.load(Ordering::Relaxed) > self.budget / 8
     }
 
-    fn count(&self, hit: bool) {
-        self.lookups.add([u64::from(hit), u64::from(!hit)]);
+    fn count(&self, hits: u64, misses: u64) {
+        self.lookups.add([hits, misses]);
+    }
+
+    fn era(&self) -> Option<u32> {
+        let full = self.bytes() + BLOCK_ROOM > self.budget;
+        full.then(|| self.era.load(Ordering::Relaxed))
     }
 }
 
 /// Open files, at most so many; the one used longest ago is closed first.
 ///
 /// A handle that a read holds at this instant stays open until the read ends, so the bound may be
-/// exceeded by the number of reads in flight.
+/// exceeded by the number of reads in flight. Reads of open files take no lock.
 pub(crate) struct FilePool {
     vfs: Arc<dyn Vfs>,
     limit: usize,
-    state: Mutex<PoolState>,
+    /// Rises by two with each file that is opened. What is used from then on bears the number
+    /// behind: so of two files, the one used since is the younger.
+    tick: AtomicU64,
+    /// Those that have a file.
+    open: Mutex<Vec<Arc<FileSlot>>>,
 }
 
-#[derive(Default)]
-struct PoolState {
-    open: HashMap<SegmentId, (u64, Arc<dyn VfsFile>)>,
-    tick: u64,
+/// The place of a file, which may be open.
+struct FileSlot {
+    id: SegmentId,
+    file: ArcSwapOption<OpenFile>,
+    used: AtomicU64,
 }
+
+struct OpenFile(Arc<dyn VfsFile>);
 
 impl FilePool {
     /// A pool of at most `limit` open files (at least one).
     pub(crate) fn new(vfs: Arc<dyn Vfs>, limit: usize) -> Self {
-        FilePool { vfs, limit: limit.max(1), state: Mutex::default() }
+        FilePool { vfs, limit: limit.max(1), tick: AtomicU64::new(0), open: Mutex::default() }
     }
 
     /// How many files are open now.
     pub(crate) fn open_files(&self) -> usize {
-        self.state.lock().open.len()
+        self.open.lock().len()
     }
 
     /// Closes a file that is about to be removed.
     pub(crate) fn forget(&self, id: SegmentId) {
-        self.state.lock().open.remove(&id);
+        self.close(|slot| slot.id == id);
     }
 
-    fn get(&self, id: SegmentId, path: &Path) -> Result<Arc<dyn VfsFile>> {
-        let mut state = self.state.lock();
-        state.tick += 1;
-        let tick = state.tick;
-        if let Some((used, file)) = state.open.get_mut(&id) {
-            *used = tick;
-            return Ok(Arc::clone(file));
+    fn close(&self, which: impl Fn(&FileSlot) -> bool) {
+        let closed: Vec<_> = self.open.lock().extract_if(.., |slot| which(slot)).collect();
+        closed.iter().for_each(|slot| drop(slot.file.swap(None)));
+    }
+
+    fn open(&self, slot: &Arc<FileSlot>, path: &Path) -> Result<Arc<dyn VfsFile>> {
+        let mut open = self.open.lock();
+        if let Some(file) = &*slot.file.load() {
+            return Ok(Arc::clone(&file.0));
         }
-        while state.open.len() >= self.limit {
+        while open.len() >= self.limit {
             // A scan of the pool, but only when a file must be opened, which costs far more.
-            let oldest = state.open.iter().min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id);
-            match oldest {
-                Some(oldest) => state.open.remove(&oldest),
+            let used = |slot: &Arc<FileSlot>| slot.used.load(Ordering::Relaxed);
+            match (0..open.len()).min_by_key(|at| used(&open[*at])) {
+                Some(oldest) => drop(open.swap_remove(oldest).file.swap(None)),
                 None => break,
-            };
+            }
         }
         let file = self.vfs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
-        state.open.insert(id, (tick, Arc::clone(&file)));
+        let tick = self.tick.fetch_add(2, Ordering::Relaxed) + 2;
+        slot.used.store(tick, Ordering::Relaxed);
+        slot.file.swap(Some(Arc::new(OpenFile(Arc::clone(&file)))));
+        open.push(Arc::clone(slot));
         Ok(file)
     }
 }
 
-/// One file of a pool.
+/// One file of a pool. Dropping it closes the file.
 pub(crate) struct PooledFile {
-    pub(crate) pool: Arc<FilePool>,
-    pub(crate) id: SegmentId,
-    pub(crate) path: PathBuf,
+    pool: Arc<FilePool>,
+    path: PathBuf,
+    slot: Arc<FileSlot>,
+}
+
+impl PooledFile {
+    /// A file that is opened when it is first read.
+    pub(crate) fn new(pool: Arc<FilePool>, id: SegmentId, path: PathBuf) -> Self {
+        let (file, used) = (ArcSwapOption::empty(), AtomicU64::new(0));
+        PooledFile { pool, path, slot: Arc::new(FileSlot { id, file, used }) }
+    }
+
+    fn touch(&self) {
+        // Written once, then only read, until the next file is opened.
+        let now = self.pool.tick.load(Ordering::Relaxed) + 1;
+        if self.slot.used.load(Ordering::Relaxed) != now {
+            self.slot.used.store(now, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for PooledFile {
+    fn drop(&mut self) {
+        self.pool.close(|slot| std::ptr::eq(slot, &raw const *self.slot));
+    }
 }
 
 impl FileSource for PooledFile {
     fn file(&self) -> Result<Arc<dyn VfsFile>> {
-        self.pool.get(self.id, &self.path)
+        if let Some(file) = &*self.slot.file.load() {
+            self.touch();
+            return Ok(Arc::clone(&file.0));
+        }
+        self.pool.open(&self.slot, &self.path)
+    }
+
+    fn with(&self, read: &mut dyn FnMut(&dyn VfsFile) -> Result<()>) -> Result<()> {
+        if let Some(file) = &*self.slot.file.load() {
+            self.touch();
+            return read(file.0.as_ref());
+        }
+        read(self.file()?.as_ref())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::compression::Compression;
-    use crate::segment::{PointIndex, SegmentOptions, SegmentReader, SegmentWriter};
-    use crate::vfs::{Env, MemVfs};
-
-    /// Some segments of one block a key, read through one cache.
-    fn segments(cache: &Arc<SharedCache>, count: u64, blocks: u32) -> Vec<SegmentReader> {
-        let env = Env::in_memory(3);
-        env.vfs.create_dir_all(Path::new("/")).unwrap();
-        let open = |id: u64| {
-            let path = PathBuf::from(format!("/{id}"));
-            let options =
-                SegmentOptions { compression: Compression::None, ..SegmentOptions::default() };
-            let mut writer = SegmentWriter::create_in(&env, &path, options).unwrap();
-            for key in 0..blocks {
-                writer.put(&key.to_be_bytes(), &[7; 4000]).unwrap();
-            }
-            writer.finish().unwrap();
-            let pool = Arc::new(FilePool::new(Arc::clone(&env.vfs), 8));
-            let source = Arc::new(PooledFile { pool, id: SegmentId(id), path: path.clone() });
-            let cache = (Arc::clone(cache) as Arc<dyn BlockCache>, id);
-            SegmentReader::open_with(source, path, Some(cache), PointIndex::HashRun).unwrap()
-        };
-        (0..count).map(open).collect()
-    }
-
-    fn get(reader: &SegmentReader, key: u32) {
-        assert_eq!(reader.get(&key.to_be_bytes()).unwrap().unwrap().len(), 4000);
-    }
-
-    #[test]
-    fn the_cache_holds_its_budget_and_keeps_what_is_looked_at() {
-        let budget = 100 * 5000;
-        let cache = Arc::new(SharedCache::new(budget));
-        let readers = segments(&cache, 4, 300);
-        for round in 0..5 {
-            for key in 0..300 {
-                for reader in &readers {
-                    get(reader, key);
-                    // Hot from the second round on: looked at more than once a round.
-                    get(&readers[0], key % 10);
-                }
-                assert!(cache.bytes() <= budget as u64, "{} in round {round}", cache.bytes());
-            }
-        }
-        let before = cache.lookups();
-        (0..10).for_each(|key| get(&readers[0], key));
-        assert_eq!(cache.lookups().1, before.1, "what is hot stays");
-        assert!(cache.bytes() > budget as u64 / 2, "and the room is used");
-        drop(readers);
-        assert_eq!(cache.block_bytes.load(Ordering::Relaxed), 0, "gone with their segments");
-        assert_eq!(cache.table_bytes.load(Ordering::Relaxed), 0);
-        assert_eq!(cache.blocks.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn blocks_come_and_go_under_many_threads_and_the_books_stay_right() {
-        let budget = 60 * 5000;
-        let cache = Arc::new(SharedCache::new(budget));
-        let readers = segments(&cache, 2, 200);
-        std::thread::scope(|scope| {
-            for thread in 0..4u32 {
-                let readers = &readers;
-                scope.spawn(move || {
-                    for n in 0..20_000u32 {
-                        let n = n.wrapping_mul(2_654_435_761).wrapping_add(thread);
-                        get(&readers[(n >> 20) as usize % 2], n % 200);
-                    }
-                });
-            }
-        });
-        // A thread may be about to admit when another looks, so a few blocks more.
-        assert!(cache.bytes() <= budget as u64, "{}", cache.bytes());
-        drop(readers);
-        assert_eq!(cache.block_bytes.load(Ordering::Relaxed), 0);
-        assert_eq!(cache.blocks.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn a_cache_of_nothing_keeps_nothing() {
-        let cache = Arc::new(SharedCache::new(0));
-        let readers = segments(&cache, 1, 20);
-        (0..20).for_each(|key| get(&readers[0], key));
-        assert_eq!(cache.bytes(), 0);
-    }
-
-    #[test]
-    fn the_books_forget_segments_that_are_gone() {
-        let cache = Arc::new(SharedCache::new(1 << 30));
-        for _ in 0..20 {
-            let readers = segments(&cache, 1, 200);
-            (0..200).for_each(|key| get(&readers[0], key));
-        }
-        assert!(cache.clock.lock().len() < 2000, "{}", cache.clock.lock().len());
-    }
-
-    #[test]
-    fn the_pool_holds_its_limit_and_closes_the_file_used_longest_ago() {
-        let vfs = Arc::new(MemVfs::default());
-        vfs.create_dir_all(Path::new("/d")).unwrap();
-        let path = |n: u64| PathBuf::from(format!("/d/{n}"));
-        for n in 0..5 {
-            vfs.open(&path(n), OpenMode::CreateNew).unwrap();
-        }
-        let pool = FilePool::new(Arc::clone(&vfs) as Arc<dyn Vfs>, 2);
-        for n in [0, 1, 0, 2] {
-            pool.get(SegmentId(n), &path(n)).unwrap();
-            assert!(pool.open_files() <= 2);
-        }
-        // File 1 was closed to make room for 2, so removing it shows only there.
-        for n in 0..3 {
-            vfs.remove_file(&path(n)).unwrap();
-        }
-        assert!(pool.get(SegmentId(0), &path(0)).is_ok());
-        assert!(pool.get(SegmentId(2), &path(2)).is_ok());
-        assert!(pool.get(SegmentId(1), &path(1)).is_err());
-        pool.forget(SegmentId(0));
-        assert_eq!(pool.open_files(), 1);
-    }
-}
+mod tests;

@@ -1,8 +1,8 @@
 //! Keys and values as they are handed out: reference-counted views, not copies.
 //!
-//! A [`Key`] or [`Value`] that comes from a cached block shares the block's memory and keeps the
-//! whole block alive (4 KiB to 64 KiB, or the value's own size if that is larger); call `to_vec`
-//! to keep a small one for long. Cheap to clone, `Send + Sync`. Called by every room that hands
+//! A [`Key`] or [`Value`] that comes from a block of a segment may share the block's memory and keep
+//! the whole block alive (4 KiB to 64 KiB, or the value's own size if that is larger); call `to_vec`
+//! to keep a small one for long. Values of up to 256 bytes that a point read gives are copies. Cheap to clone, `Send + Sync`. Called by every room that hands
 //! entries on.
 
 use bytes::Bytes;
@@ -62,6 +62,52 @@ macro_rules! slice {
             }
         }
     };
+}
+
+/// Values up to this length are copied rather than shared: two threads that read the same block would
+/// pass the cache line with its reference count to and fro, which takes longer than the copy, and a
+/// small value would keep a whole block alive.
+const COPIED: usize = 256;
+
+/// A value where it lies, before anyone takes it along.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lent<'a> {
+    bytes: &'a [u8],
+    /// Shared memory that it is part of.
+    owner: Option<&'a Bytes>,
+}
+
+impl<'a> Lent<'a> {
+    /// Bytes that will soon be others.
+    pub(crate) fn passing(bytes: &'a [u8]) -> Self {
+        Lent { bytes, owner: None }
+    }
+
+    /// Bytes that are part of `owner`.
+    pub(crate) fn within(bytes: &'a [u8], owner: &'a Bytes) -> Self {
+        Lent { bytes, owner: Some(owner) }
+    }
+
+    /// All of `owner`.
+    pub(crate) fn whole(owner: &'a Bytes) -> Self {
+        Lent::within(owner, owner)
+    }
+
+    /// The value.
+    #[inline]
+    pub(crate) fn bytes(self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// A value of one's own: a copy or a share.
+    #[inline]
+    pub(crate) fn to_bytes(self) -> Bytes {
+        match self.owner {
+            Some(owner) if owner.len() == self.bytes.len() => owner.clone(),
+            Some(owner) if self.bytes.len() > COPIED => owner.slice_ref(self.bytes),
+            _ => Bytes::copy_from_slice(self.bytes),
+        }
+    }
 }
 
 slice!(

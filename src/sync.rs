@@ -21,6 +21,12 @@ pub(crate) use std::sync::OnceLock;
 #[cfg(not(all(test, loom)))]
 pub(crate) use std::sync::atomic;
 
+/// What an [`ArcSwap`] held when it was loaded, kept without counting a reference.
+#[cfg(not(all(test, loom)))]
+pub(crate) type Loaded<T> = arc_swap::Guard<Arc<T>>;
+#[cfg(all(test, loom))]
+pub(crate) type Loaded<T> = modeled::Guard<Arc<T>>;
+
 pub(crate) use std::sync::{Arc, Weak};
 
 // Of statistics, which order nothing.

@@ -177,7 +177,7 @@ pub(crate) struct Inner {
     /// Where keys are: every edit reaches it before readers get the state that knows of it.
     keymap: KeyMap<Segment>,
     /// What point reads did: see [`ReadStats`].
-    reads: Striped<7>,
+    reads: Striped<{ point::READ_COUNTERS }>,
     /// The last edit of the manifest.
     manifest_edit: AtomicU64,
     /// The newest sequence number that readers see.
@@ -513,6 +513,8 @@ mod tests;
 
 #[cfg(test)]
 mod found_tests;
+#[cfg(test)]
+mod point_tests;
 #[cfg(test)]
 mod repair_tests;
 

@@ -20,15 +20,17 @@ use super::{Inner, ReadState};
 use crate::error::Result;
 use crate::hash::key_hash;
 use crate::iter::View;
-use crate::slice::Value;
+use crate::slice::{Lent, Value};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::{Kind, MAX_KEY_LEN, SeqNo};
 use crate::version::Tree;
-use bytes::Bytes;
 
 /// How many keys of a `multi_get` have their places in the map fetched ahead.
 const AHEAD: usize = 64;
+
+/// The counters of point reads: those of [`ReadStats`], and one for each usual case.
+pub(super) const READ_COUNTERS: usize = 9;
 
 /// What point reads did, as of one moment, counted since the database was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,9 +53,16 @@ pub struct ReadStats {
 }
 
 impl ReadStats {
-    pub(super) fn from_sums(sums: [u64; 7]) -> ReadStats {
+    /// Of these gets, which most are, one counter tells all: the first place that the map named was
+    /// the right one, and its block was in the cache, or was not.
+    const USUAL: [ReadStats; 2] = [
+        ReadStats::of([1, 0, 0, 1, 1, 1, 0]), //
+        ReadStats::of([1, 0, 0, 1, 1, 0, 0]),
+    ];
+
+    const fn of(amounts: [u64; 7]) -> ReadStats {
         let [gets, memtable_hits, unmapped, candidates, blocks, cached_blocks, wasted_blocks] =
-            sums;
+            amounts;
         ReadStats {
             gets,
             memtable_hits,
@@ -62,6 +71,29 @@ impl ReadStats {
             blocks,
             cached_blocks,
             wasted_blocks,
+        }
+    }
+
+    pub(super) fn from_sums(sums: [u64; READ_COUNTERS]) -> ReadStats {
+        let [a, b, c, d, e, f, g, usual @ ..] = sums;
+        let mut amounts = [a, b, c, d, e, f, g];
+        for (class, count) in ReadStats::USUAL.iter().zip(usual) {
+            for (amount, each) in amounts.iter_mut().zip(class.amounts()) {
+                *amount += each * count;
+            }
+        }
+        ReadStats::of(amounts)
+    }
+
+    /// What one get adds to the counters.
+    #[inline]
+    fn counters(&self) -> [u64; READ_COUNTERS] {
+        match ReadStats::USUAL.iter().position(|class| class == self) {
+            Some(class) => std::array::from_fn(|i| u64::from(i == 7 + class)),
+            None => {
+                let amounts = self.amounts();
+                std::array::from_fn(|i| amounts.get(i).copied().unwrap_or_default())
+            }
         }
     }
 
@@ -81,7 +113,7 @@ impl ReadStats {
     #[must_use]
     pub fn since(&self, earlier: &ReadStats) -> ReadStats {
         let (now, then) = (self.amounts(), earlier.amounts());
-        ReadStats::from_sums(std::array::from_fn(|i| now[i].saturating_sub(then[i])))
+        ReadStats::of(std::array::from_fn(|i| now[i].saturating_sub(then[i])))
     }
 
     /// Blocks read for each get that no memtable answered and the key map served, or 0 before any.
@@ -110,13 +142,37 @@ struct Wanted<'a> {
     registered: Option<SeqNo>,
 }
 
-type Version = (SeqNo, Kind, Bytes);
+/// What a lookup came to.
+enum Answer<R> {
+    Value(R),
+    /// A tombstone, or a version that was cleared.
+    Gone,
+    /// The state has changed in between: look again.
+    Again,
+}
 
 impl ReadFrom<'_> {
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+        self.lend(key, |value| Value(value.to_bytes()))
+    }
+
+    /// What `take` makes of the value of a key, where it lies. No lock is held meanwhile.
+    pub(super) fn lend<R>(
+        &self,
+        key: &[u8],
+        take: impl FnOnce(Lent<'_>) -> R,
+    ) -> Result<Option<R>> {
         self.check()?;
         let hash = key_hash(key, self.core.hash_seed);
-        self.point(Wanted { key, hash, registered: self.snapshot })
+        self.point(Wanted { key, hash, registered: self.snapshot }, take)
+    }
+
+    pub(super) fn get_into(&self, key: &[u8], buffer: &mut Vec<u8>) -> Result<bool> {
+        let fill = |value: Lent<'_>| {
+            buffer.clear();
+            buffer.extend_from_slice(value.bytes());
+        };
+        Ok(self.lend(key, fill)?.is_some())
     }
 
     pub(super) fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Value>>> {
@@ -136,19 +192,20 @@ impl ReadFrom<'_> {
             }
             for (key, hash) in chunk.iter().zip(&hashes) {
                 let wanted = Wanted { key: key.as_ref(), hash: *hash, registered: snapshot };
-                values.push(self.point(wanted)?);
+                values.push(self.point(wanted, |value| Value(value.to_bytes()))?);
             }
         }
         Ok(values)
     }
 
-    fn point(&self, wanted: Wanted<'_>) -> Result<Option<Value>> {
+    fn point<R>(&self, wanted: Wanted<'_>, take: impl FnOnce(Lent<'_>) -> R) -> Result<Option<R>> {
         if wanted.key.len() > MAX_KEY_LEN {
             // No such key can have been written.
             return Ok(None);
         }
         self.inner.keymap.prefetch(wanted.hash);
         let mut tally = ReadStats { gets: 1, ..ReadStats::default() };
+        let mut take = Some(take);
         let outcome = loop {
             let state = self.inner.state.load();
             let tree = self.tree(&state)?;
@@ -156,55 +213,85 @@ impl ReadFrom<'_> {
             let visible = || SeqNo(self.inner.visible.load(Ordering::Acquire));
             let snapshot = wanted.registered.unwrap_or_else(visible);
             let view = View { snapshot, floor: tree.floor(snapshot) };
-            match self.newest(&state, tree, view, wanted, &mut tally) {
-                Ok(Some((seqno, _, _)))
-                    if view.is_cleared(seqno) && !Arc::ptr_eq(&state, &self.inner.state.load()) => {
+            let mut judge = |seqno, kind, value: Lent<'_>| {
+                if view.is_cleared(seqno) {
+                    let same = Arc::ptr_eq(&state, &self.inner.state.load());
+                    return if same { Answer::Gone } else { Answer::Again };
                 }
-                Ok(found) => {
-                    break Ok(found.and_then(|(seqno, kind, value)| {
-                        let gone = kind == Kind::Delete || view.is_cleared(seqno);
-                        (!gone).then_some(Value(value))
-                    }));
+                match take.take_if(|_| kind != Kind::Delete) {
+                    Some(take) => Answer::Value(take(value)),
+                    None => Answer::Gone,
                 }
+            };
+            match self.newest(&state, tree, snapshot, wanted, &mut tally, &mut judge) {
+                Ok(Some(Answer::Again)) => {}
+                Ok(Some(Answer::Value(value))) => break Ok(Some(value)),
+                Ok(Some(Answer::Gone) | None) => break Ok(None),
                 Err(error) => break Err(error),
             }
         };
-        self.inner.reads.add(tally.amounts());
+        self.inner.reads.add(tally.counters());
         outcome
     }
 
-    /// The newest version that the read may see, tombstones and cleared ones included.
-    fn newest(
+    /// What `judge` says of the newest version up to a snapshot, tombstones and cleared ones included.
+    fn newest<R>(
         &self,
         state: &ReadState,
         tree: &Tree,
-        view: View,
+        snapshot: SeqNo,
         wanted: Wanted<'_>,
         tally: &mut ReadStats,
-    ) -> Result<Option<Version>> {
+        judge: &mut impl FnMut(SeqNo, Kind, Lent<'_>) -> Answer<R>,
+    ) -> Result<Option<Answer<R>>> {
         let Wanted { key, hash, registered } = wanted;
         for slot in state.memtables() {
-            if let Some(found) = slot.table.get(self.core.id, key, hash, view.snapshot) {
+            if let Some(found) = slot.table.get(self.core.id, key, hash, snapshot) {
                 tally.memtable_hits += 1;
-                return Ok(Some((found.seqno, found.kind, found.value)));
+                return Ok(Some(judge(found.seqno, found.kind, Lent::whole(&found.value))));
             }
         }
-        let Some(candidates) = self.inner.keymap.get(hash, self.core.id, key) else {
+        let Some(mut candidates) = self.inner.keymap.get(hash, self.core.id, key) else {
             tally.unmapped += 1;
-            let found = tree.get(key, hash, view.snapshot)?;
-            return Ok(found.map(|found| (found.seqno, found.kind, found.value)));
+            let found = tree.get(key, hash, snapshot)?;
+            return Ok(found.map(|f| judge(f.seqno, f.kind, Lent::whole(&f.value))));
         };
         let limit = registered.unwrap_or(SeqNo::MAX);
-        for (segment, page) in candidates {
-            let looked = segment.reader().get_at_page(page, key, hash, limit)?;
+        while let Some((segment, page)) = candidates.next_place() {
+            let looked = segment.reader().look_up_at(page, key, hash, limit, judge)?;
             tally.candidates += 1;
             tally.blocks += u64::from(looked.blocks);
             tally.cached_blocks += u64::from(looked.cached);
-            if let Some(found) = looked.found {
-                return Ok(Some((found.seqno, found.kind, found.value)));
+            if let Some(answer) = looked.found {
+                return Ok(Some(answer));
             }
             tally.wasted_blocks += u64::from(!looked.key_there);
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_counter_tells_is_added_to_the_others() {
+        let cases = [
+            [1, 0, 0, 1, 1, 1, 0],
+            [1, 0, 0, 1, 1, 0, 0],
+            [1, 1, 0, 0, 0, 0, 0],
+            [1, 0, 0, 2, 2, 1, 1],
+        ];
+        let (mut sums, mut expected) = ([0; READ_COUNTERS], [0; 7]);
+        for (n, amounts) in cases.into_iter().enumerate() {
+            let counters = ReadStats::of(amounts).counters();
+            assert!(n >= 3 || counters.iter().sum::<u64>() <= 2);
+            for _ in 0..=n {
+                sums.iter_mut().zip(counters).for_each(|(sum, more)| *sum += more);
+                expected.iter_mut().zip(amounts).for_each(|(sum, more)| *sum += more);
+            }
+        }
+        assert_eq!(ReadStats::from_sums(sums), ReadStats::of(expected));
     }
 }

@@ -145,8 +145,8 @@ pub(super) type Entry = (Key, Value);
 /// The reads that a database, a keyspace and a snapshot offer alike, on top of `read_from`.
 macro_rules! forward_reads {
     () => {
-        /// The value of a key, or `None` if it is not there. A value from a cached block is
-        /// handed out without a copy. Costs one block read of one segment for a key that is there,
+        /// The value of a key, or `None` if it is not there. A value of more than 256 bytes from a
+        /// cached block shares the block's memory; a shorter one is copied. Costs one block read of one segment for a key that is there,
         /// however many segments there are, and none for one that is not; while the key map is not
         /// resident (just after opening, or beyond `key_map_bytes`) up to one more for each sorted
         /// run.
@@ -161,13 +161,46 @@ macro_rules! forward_reads {
             self.read_from().get(key.as_ref())
         }
 
-        /// Whether a key is there. Costs as for [`get`](Self::get).
+        /// What `look` makes of the value of a key, where the value lies: nothing is copied or
+        /// allocated for it. `None` if the key is not there; then `look` is not called.
+        ///
+        /// Costs as for [`get`](Self::get), less the copy. `look` may call the database. No lock
+        /// is held while it runs, but block, files and memtables of that moment are: it should
+        /// neither wait for anything nor take long.
+        ///
+        /// # Errors
+        ///
+        /// As for [`get`](Self::get).
+        pub fn get_with<R>(
+            &self,
+            key: impl AsRef<[u8]>,
+            look: impl FnOnce(&[u8]) -> R,
+        ) -> $crate::Result<Option<R>> {
+            self.read_from().lend(key.as_ref(), |value| look(value.bytes()))
+        }
+
+        /// Replaces what is in `buffer` by the value of a key and says whether it is there. If it
+        /// is not, or after an error, `buffer` is as it was. Costs as for [`get`](Self::get);
+        /// allocates only if the buffer is too short.
+        ///
+        /// # Errors
+        ///
+        /// As for [`get`](Self::get).
+        pub fn get_into(
+            &self,
+            key: impl AsRef<[u8]>,
+            buffer: &mut Vec<u8>,
+        ) -> $crate::Result<bool> {
+            self.read_from().get_into(key.as_ref(), buffer)
+        }
+
+        /// Whether a key is there. Costs as for [`get_with`](Self::get_with).
         ///
         /// # Errors
         ///
         /// As for [`get`](Self::get).
         pub fn contains_key(&self, key: impl AsRef<[u8]>) -> $crate::Result<bool> {
-            Ok(self.get(key)?.is_some())
+            Ok(self.read_from().lend(key.as_ref(), |_| ())?.is_some())
         }
 
         /// The values of several keys, all as of one moment, in the order asked. Costs a little less

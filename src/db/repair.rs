@@ -192,7 +192,7 @@ impl Old<'_> {
 
     fn open(&self, id: SegmentId, path: &Path) -> Result<Salvage> {
         let (pool, path) = (Arc::clone(&self.files), path.to_path_buf());
-        Salvage::open(Arc::new(PooledFile { pool, id, path: path.clone() }), path)
+        Salvage::open(Arc::new(PooledFile::new(pool, id, path.clone())), path)
     }
 
     /// Reads what is in the logs into memory.

@@ -71,7 +71,7 @@ impl SalvagedRun {
             Piece::Named(meta) => {
                 let span = (meta.first_key.to_vec(), meta.last_key.to_vec());
                 let pool = Arc::clone(&self.files);
-                let file = PooledFile { pool, id: meta.id, path: path.clone() };
+                let file = PooledFile::new(pool, meta.id, path.clone());
                 let place = match Salvage::open(Arc::new(file), path.clone()) {
                     Ok(salvage) if salvage.is(meta.checksum) => {
                         let span = (Some(span.0), Some(span.1));

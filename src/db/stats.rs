@@ -380,7 +380,11 @@ impl Inner {
             .collect();
         keyspaces.sort_by(|a, b| a.name.cmp(&b.name));
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (cache_hits, cache_misses) = self.home.cache.lookups();
+        let reads = ReadStats::from_sums(self.reads.sums());
+        let (hits, misses) = self.home.cache.lookups();
+        // Point reads through the key map count for themselves. A sum is read before the other.
+        let cache_hits = hits + reads.cached_blocks;
+        let cache_misses = misses + reads.blocks.saturating_sub(reads.cached_blocks);
         let background = self.background.lock();
         let c = &self.counters;
         let failed = background.flush_error.clone().or(background.compaction_error.clone());
@@ -401,7 +405,7 @@ impl Inner {
         };
         Stats {
             key_map,
-            reads: ReadStats::from_sums(self.reads.sums()),
+            reads,
             keyspaces,
             memtable_bytes: state.memtables().map(|s| s.table.allocated_bytes() as u64).sum(),
             memtables: state.memtables().count(),

@@ -2,39 +2,48 @@
 //!
 //! Invariants: falling age, each page of a segment once. Two candidates are held without an
 //! allocation; more are rare, as a key has one place in each of few runs and fingerprints seldom
-//! collide. A value of the caller's: it keeps its segments alive. Called by `get` and its callers.
+//! collide. A value of the caller's: it keeps the extent table that it came from, and by that its
+//! segments, alive, and counts no reference for it. Called by `get` and its callers.
 
 use super::MapSegment;
-use crate::sync::Arc;
+use super::extents::Extents;
+use crate::sync::{Arc, Loaded};
 use std::cmp::Reverse;
 
-#[derive(Debug)]
-struct Found<S> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Found {
     rank: u64,
-    segment: Arc<S>,
+    slot: u32,
     page: u32,
 }
 
 /// Where a key may be: pairs of segment and page, newest segment first.
-#[derive(Debug)]
 pub(crate) struct Candidates<S> {
-    first: Option<Found<S>>,
-    second: Option<Found<S>>,
+    /// None before the first candidate.
+    extents: Option<Loaded<Extents<S>>>,
+    first: Option<Found>,
+    second: Option<Found>,
     /// The others, newest last once settled.
-    rest: Vec<Found<S>>,
+    rest: Vec<Found>,
 }
 
 impl<S: MapSegment> Candidates<S> {
     pub(super) fn new() -> Self {
-        Candidates { first: None, second: None, rest: Vec::new() }
+        Candidates { extents: None, first: None, second: None, rest: Vec::new() }
+    }
+
+    /// The table that all candidates are resolved with; loaded for the first.
+    #[inline]
+    pub(super) fn extents(&mut self, load: impl FnOnce() -> Loaded<Extents<S>>) -> &Extents<S> {
+        self.extents.get_or_insert_with(load)
     }
 
     /// Takes a candidate in. [`settle`](Self::settle) comes behind the last.
-    pub(super) fn push(&mut self, segment: &Arc<S>, rank: u64, page: u32) {
-        if self.first.iter().chain(&self.second).any(|other| other.is(segment, page)) {
+    pub(super) fn push(&mut self, slot: u32, rank: u64, page: u32) {
+        let found = Found { rank, slot, page };
+        if self.first == Some(found) || self.second == Some(found) {
             return;
         }
-        let found = Found { rank, segment: Arc::clone(segment), page };
         let Some(found) = displace(&mut self.first, found) else { return };
         let Some(found) = displace(&mut self.second, found) else { return };
         self.rest.push(found);
@@ -43,21 +52,21 @@ impl<S: MapSegment> Candidates<S> {
     /// Puts all in order. At once, since a key that every run of many holds has as many places.
     pub(super) fn settle(&mut self) {
         if self.rest.len() > 1 {
-            let place = |f: &Found<S>| (Reverse(f.rank), Arc::as_ptr(&f.segment).addr(), f.page);
-            self.rest.sort_unstable_by_key(place);
-            self.rest.dedup_by(|a, b| a.is(&b.segment, b.page));
+            self.rest.sort_unstable_by_key(|f| (Reverse(f.rank), f.slot, f.page));
+            self.rest.dedup();
         }
     }
-}
 
-impl<S> Found<S> {
-    fn is(&self, segment: &Arc<S>, page: u32) -> bool {
-        self.page == page && Arc::ptr_eq(&self.segment, segment)
+    /// The next candidate, where it stands.
+    #[inline]
+    pub(crate) fn next_place(&mut self) -> Option<(&Arc<S>, u32)> {
+        let found = self.first.take().or_else(|| self.second.take()).or_else(|| self.rest.pop())?;
+        Some((&self.extents.as_ref()?.slot(found.slot)?.segment, found.page))
     }
 }
 
 /// Leaves the newer of two in `place` and gives the other back, if there are two.
-fn displace<S>(place: &mut Option<Found<S>>, found: Found<S>) -> Option<Found<S>> {
+fn displace(place: &mut Option<Found>, found: Found) -> Option<Found> {
     match place {
         None => {
             *place = Some(found);
@@ -72,7 +81,6 @@ impl<S: MapSegment> Iterator for Candidates<S> {
     type Item = (Arc<S>, u32);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let found = self.first.take().or_else(|| self.second.take());
-        found.or_else(|| self.rest.pop()).map(|found| (found.segment, found.page))
+        self.next_place().map(|(segment, page)| (Arc::clone(segment), page))
     }
 }

@@ -240,25 +240,25 @@ impl<S: MapSegment, T: Table> KeyMap<S, T> {
         let shard = &self.shards[shard_of(hash)];
         // Declared before the lock, so dropped after it: the last user of an old extent table
         // frees segments.
-        let extents;
+        let mut found = Candidates::new();
         let table = shard.table.read();
         let Some(entries) = &*table else {
             drop(table);
             shard.want();
             return None;
         };
-        // Loaded under the lock: see the invariants.
-        extents = self.extents.load();
-        let mut found = Candidates::new();
         let mut sound = true;
         entries.candidates(h40(hash), |vbn| {
-            let slot = extents.resolve(vbn).and_then(|(slot, page)| {
-                extents.slot(slot).map(|slot| (slot, page)) //
+            // Loaded under the lock: see the invariants.
+            let extents = found.extents(|| self.extents.load());
+            let slot = extents.resolve(vbn).and_then(|(number, page)| {
+                extents.slot(number).map(|slot| (number, slot, page)) //
             });
             match slot {
-                Some((slot, page)) => {
+                Some((number, slot, page)) => {
                     if slot.keyspace == keyspace && slot.segment.covers(key) {
-                        found.push(&slot.segment, slot.rank, page);
+                        let rank = slot.rank;
+                        found.push(number, rank, page);
                     }
                 }
                 None => sound = false,

@@ -94,7 +94,7 @@ impl Window {
             Ok(memory) => Vec::from(memory),
             Err(_) => Vec::new(),
         };
-        reader.read_into(start, len, &mut memory)?;
+        reader.read_over(start, len, &mut memory)?;
         self.offset = start;
         self.bytes = Bytes::from(memory);
         Ok(())

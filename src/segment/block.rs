@@ -1,4 +1,4 @@
-//! A decoded data block: lookups, searches and entries (FORMAT.md 3.3).
+//! A decoded data block: searches and entries (FORMAT.md 3.3). Lookups of a key are in `peek`.
 //!
 //! ```text
 //! payload   0 ..............|.......|........|........|.........|....
@@ -15,6 +15,7 @@ use super::format::{
     BLOCK_HEADER_LEN, BlockHeader, ENTRY_HEADER_LEN, FLAG_EXPIRY, FLAG_KIND, FLAG_RESERVED,
     FLAG_SAME_KEY, FLAG_SEQNO, common_prefix_len, prefix_of, trailer_len,
 };
+use super::peek::Peek;
 use crate::coding::{u16_at, u32_at, u64_at};
 use crate::compression::{CODEC_LZ4, CODEC_NONE, CODEC_ZSTD, decompress};
 use crate::error::Malformed;
@@ -69,7 +70,7 @@ pub(crate) enum Lookup {
     GoOn,
 }
 
-const SHORT: Malformed = Malformed::Damaged("an entry runs out of its block");
+pub(super) const SHORT: Malformed = Malformed::Damaged("an entry runs out of its block");
 
 #[cfg(all(test, loom))]
 impl Block {
@@ -97,41 +98,23 @@ impl Block {
         offset: u64,
     ) -> Result<(Block, BlockHeader), Malformed> {
         let header = BlockHeader::decode(block, salt, offset)?;
-        let room = block.len() - BLOCK_HEADER_LEN;
+        let stored = stored(&header, block)?;
         let payload = if header.codec == CODEC_NONE {
-            if header.stored != header.raw || header.raw != room as u64 {
-                return Err(Malformed::Damaged("a raw block's lengths do not fit"));
-            }
-            block.slice(BLOCK_HEADER_LEN..)
+            block.slice_ref(stored)
         } else {
-            let stored = block
-                .get(BLOCK_HEADER_LEN..)
-                .and_then(|rest| rest.get(..usize::try_from(header.stored).ok()?))
-                .ok_or(Malformed::Damaged("the block's stored length is too long"))?;
-            Bytes::from(inflate(&header, stored)?)
+            let mut raw = Vec::new();
+            inflate(&header, stored, &mut raw)?;
+            Bytes::from(raw)
         };
         Ok((Block::parse(payload, &header)?, header))
     }
 
     /// Checks all offsets and lengths of a raw payload.
     fn parse(payload: Bytes, header: &BlockHeader) -> Result<Block, Malformed> {
-        let entries = usize::from(header.entries);
+        let Peek { pages, entries, common, prefixes, offsets, hashes, .. } =
+            Peek::of(&payload, header)?;
         let width = usize::from(header.prefix_width);
-        let prefixes = payload
-            .len()
-            .checked_sub(trailer_len(entries, width))
-            .ok_or(Malformed::Damaged("the block is shorter than its trailer"))?;
-        let offsets = prefixes + width * entries;
-        let block = Block {
-            payload,
-            pages: header.pages,
-            entries,
-            width,
-            common: usize::from(header.common),
-            prefixes,
-            offsets,
-            hashes: offsets + 2 * entries,
-        };
+        let block = Block { payload, pages, entries, width, common, prefixes, offsets, hashes };
         let bytes: &[u8] = &block.payload;
         let mut end = 0;
         for i in 0..entries {
@@ -163,6 +146,12 @@ impl Block {
         self.entries
     }
 
+    /// Where in the payload its hash bytes are.
+    #[cfg(test)]
+    pub(super) fn hash_bytes_at(&self) -> usize {
+        self.hashes
+    }
+
     /// Where in memory a lookup looks first: at the hash bytes.
     pub(crate) fn hot_address(&self) -> usize {
         self.payload.as_ptr().addr() + self.hashes
@@ -173,12 +162,23 @@ impl Block {
         self.pages
     }
 
-    /// Whether versions of `key` (with hash `hash`) are here whose newest one is in a block before.
-    pub(crate) fn goes_on_with(&self, key: &[u8], hash: u64) -> bool {
-        // The hash byte first: a lookup reads that anyway, but seldom the first entry.
-        self.payload.get(self.hashes) == Some(&hash_byte(hash))
-            && self.entry(0).is_some_and(|first| first.same_key)
-            && self.key(0) == key
+    /// The same bytes as point lookups see them.
+    #[inline]
+    pub(super) fn peek(&self) -> Peek<'_> {
+        Peek {
+            payload: &self.payload,
+            pages: self.pages,
+            entries: self.entries,
+            common: self.common,
+            prefixes: self.prefixes,
+            offsets: self.offsets,
+            hashes: self.hashes,
+        }
+    }
+
+    /// The raw payload.
+    pub(super) fn payload(&self) -> &Bytes {
+        &self.payload
     }
 
     /// What it occupies in memory, in bytes.
@@ -291,29 +291,6 @@ impl Block {
         low
     }
 
-    /// The newest version of `key` (with hash `hash`) at or before `snapshot`.
-    pub(crate) fn lookup(&self, key: &[u8], hash: u64, snapshot: SeqNo) -> Lookup {
-        let hashes = self.payload.get(self.hashes..self.hashes + self.entries).unwrap_or_default();
-        let (mut found, mut is_here) = (None, false);
-        for_each_match(hashes, hash_byte(hash), |i| {
-            if self.key(i) == key
-                && let Some(entry) = self.entry(i)
-            {
-                is_here = true;
-                if entry.seqno <= snapshot {
-                    found = Some(entry);
-                }
-            }
-            found.is_some()
-        });
-        match found {
-            Some(entry) => Lookup::Found(entry),
-            None if !is_here => Lookup::Absent,
-            None if self.key(self.entries - 1) == key => Lookup::GoOn,
-            None => Lookup::Hidden,
-        }
-    }
-
     /// The checks that decoding leaves out because a sound checksum makes them redundant unless
     /// the writer was wrong: order, hash bytes, prefixes, "same key" flags, zeros. `before` is the
     /// last key and sequence number that were read in front of it, `gap` whether a block between
@@ -380,11 +357,11 @@ impl Block {
     }
 }
 
-fn seqno_len(flags: u8) -> usize {
+pub(super) fn seqno_len(flags: u8) -> usize {
     if flags & FLAG_SEQNO != 0 { 8 } else { 0 }
 }
 
-fn check_flags(flags: u8, value_len: u32) -> Result<(), Malformed> {
+pub(super) fn check_flags(flags: u8, value_len: u32) -> Result<(), Malformed> {
     let kind = flags & FLAG_KIND;
     if flags & FLAG_RESERVED != 0 {
         return Err(Malformed::Damaged("a reserved flag of an entry is set"));
@@ -402,9 +379,28 @@ fn check_flags(flags: u8, value_len: u32) -> Result<(), Malformed> {
     }
 }
 
-/// Decompresses a payload, after checking that the recorded length is one that this codec can
+/// The payload as stored, of a padded block.
+pub(super) fn stored<'a>(header: &BlockHeader, block: &'a [u8]) -> Result<&'a [u8], Malformed> {
+    let room = block.get(BLOCK_HEADER_LEN..).unwrap_or_default();
+    if header.codec == CODEC_NONE {
+        if header.stored != header.raw || header.raw != room.len() as u64 {
+            return Err(Malformed::Damaged("a raw block's lengths do not fit"));
+        }
+        return Ok(room);
+    }
+    usize::try_from(header.stored)
+        .ok()
+        .and_then(|len| room.get(..len))
+        .ok_or(Malformed::Damaged("the block's stored length is too long"))
+}
+
+/// Decompresses a payload to `raw`, after checking that the recorded length is one that this codec can
 /// reach from so many bytes, so that a wrong length cannot ask for memory without bounds.
-fn inflate(header: &BlockHeader, stored: &[u8]) -> Result<Vec<u8>, Malformed> {
+pub(super) fn inflate(
+    header: &BlockHeader,
+    stored: &[u8],
+    raw: &mut Vec<u8>,
+) -> Result<(), Malformed> {
     // LZ4: a length byte adds at most 255. Zstandard: a block of 128 KiB takes 4 bytes at least.
     let factor = match header.codec {
         CODEC_LZ4 => 255,
@@ -414,18 +410,15 @@ fn inflate(header: &BlockHeader, stored: &[u8]) -> Result<Vec<u8>, Malformed> {
     if factor != 0 && header.raw > (header.stored + 16).saturating_mul(factor) {
         return Err(Malformed::Damaged("the block's raw length cannot be right"));
     }
-    if factor == 0 {
-        return decompress(header.codec, stored, &mut []).map(|()| Vec::new());
-    }
-    let len = usize::try_from(header.raw).map_err(|_| SHORT)?;
-    let mut raw = vec![0; len];
-    decompress(header.codec, stored, &mut raw)?;
-    Ok(raw)
+    let len = if factor == 0 { 0 } else { usize::try_from(header.raw).map_err(|_| SHORT)? };
+    raw.resize(len, 0);
+    decompress(header.codec, stored, raw)
 }
 
 /// Calls `hit` with the position of each byte equal to `byte`, rising, until it returns true. Eight
 /// bytes are compared at a time.
-fn for_each_match(bytes: &[u8], byte: u8, mut hit: impl FnMut(usize) -> bool) {
+#[inline]
+pub(super) fn for_each_match(bytes: &[u8], byte: u8, mut hit: impl FnMut(usize) -> bool) {
     const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
     let pattern = u64::from(byte) * 0x0101_0101_0101_0101;
     let (words, rest) = bytes.as_chunks::<8>();

@@ -5,6 +5,10 @@
 //! block comes, and given up when they are empty and all chunks together take much of the cache: so a
 //! cache much smaller than the store wastes little on empty places.
 //!
+//! Once the cache is full a block must be met twice in an era of the cache's to get in
+//! ([`wants`](Frames::wants)): what is read once leaves what is read often where it is, and costs no
+//! more than the reading.
+//!
 //! Invariants: the cache is told of each block that comes and goes, once, with the bytes it takes, and
 //! of its coming first; a block that is evicted lives on while someone looks at it. Any number of threads read and insert;
 //! what one removes another may be about to use, which costs a second load and nothing else.
@@ -12,7 +16,7 @@
 
 use super::{Block, BlockCache};
 use crate::prefetch::prefetch;
-use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, ArcSwapOption};
 
 /// Pages of a chunk.
@@ -22,6 +26,9 @@ const CHUNK: usize = if cfg!(all(test, loom)) { 2 } else { 32 };
 pub(crate) struct Frames {
     cache: Arc<dyn BlockCache>,
     chunks: Box<[ArcSwapOption<Chunk>]>,
+    /// For the pages of each chunk: an era, and below it a bit for each block that was met in it and
+    /// not kept. A hint: what two threads note at once may be lost.
+    met: Box<[AtomicU64]>,
 }
 
 struct Chunk {
@@ -63,11 +70,32 @@ fn cost(block: &Block) -> u64 {
 }
 
 impl Frames {
-    /// Room for the blocks of a segment with so many data pages. Takes a quarter of a byte a page.
+    /// Room for the blocks of a segment with so many data pages. Takes half a byte a page.
     pub(super) fn new(cache: Arc<dyn BlockCache>, pages: u64) -> Arc<Frames> {
         let chunks = pages.div_ceil(CHUNK as u64);
+        let met = (0..chunks).map(|_| AtomicU64::new(0)).collect();
         let chunks = (0..chunks).map(|_| ArcSwapOption::empty()).collect();
-        Arc::new(Frames { cache, chunks })
+        Arc::new(Frames { cache, chunks, met })
+    }
+
+    /// Whether the block that begins at a page, and is not here, should be kept once it is read. If
+    /// not, it is noted that it was met.
+    pub(super) fn wants(&self, page: u64) -> bool {
+        let Some(era) = self.cache.era() else { return true };
+        let met = usize::try_from(page / CHUNK as u64).ok().and_then(|at| self.met.get(at));
+        let Some(met) = met else { return false };
+        let (before, bit) = (met.load(Ordering::Relaxed), 1 << (page % CHUNK as u64));
+        let era = u64::from(era) << 32;
+        let bits = if before & !0xffff_ffff == era { before } else { era };
+        if bits & bit == 0 {
+            met.store(bits | bit, Ordering::Relaxed);
+        }
+        bits & bit != 0
+    }
+
+    /// Says how many blocks that were looked up were here, and how many were not.
+    pub(super) fn count(&self, hits: u64, misses: u64) {
+        self.cache.count(hits, misses);
     }
 
     fn slot(&self, page: u64) -> Option<(&ArcSwapOption<Chunk>, usize)> {
@@ -101,23 +129,24 @@ impl Frames {
         }
     }
 
-    /// Looks at the block that begins at a page, if it is here.
+    /// Looks at the block that begins at a page, if it is here. [`count`](Self::count) is for the
+    /// caller.
     #[inline]
     pub(super) fn with<T>(&self, page: u64, look: impl FnOnce(&Arc<Block>) -> T) -> Option<T> {
-        let seen = self.slot(page).and_then(|(chunk, at)| {
-            let chunk = chunk.load();
-            let chunk = chunk.as_ref()?;
-            prefetch(chunk.hot.get(at)?.load(Ordering::Relaxed));
-            let block = chunk.blocks.get(at)?.load();
-            let block = block.as_ref()?;
-            // Written once, then only read, until the cache asks.
-            if chunk.touched.load(Ordering::Relaxed) & 1 << at == 0 {
-                chunk.touched.fetch_or(1 << at, Ordering::Relaxed);
-            }
-            Some(look(block))
-        });
-        self.cache.count(seen.is_some());
-        seen
+        let (chunk, at) = self.slot(page)?;
+        let chunk = chunk.load();
+        let chunk = chunk.as_ref()?;
+        let hot = chunk.hot.get(at)?.load(Ordering::Relaxed);
+        prefetch(hot);
+        // The offsets, which stand before the hash bytes.
+        prefetch(hot.wrapping_sub(64));
+        let block = chunk.blocks.get(at)?.load();
+        let block = block.as_ref()?;
+        // Written once, then only read, until the cache asks.
+        if chunk.touched.load(Ordering::Relaxed) & 1 << at == 0 {
+            chunk.touched.fetch_or(1 << at, Ordering::Relaxed);
+        }
+        Some(look(block))
     }
 
     /// Keeps a block, if the cache has room for it in the end.

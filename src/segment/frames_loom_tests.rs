@@ -76,7 +76,11 @@ impl BlockCache for Cache {
         true
     }
 
-    fn count(&self, _: bool) {}
+    fn count(&self, _: u64, _: u64) {}
+
+    fn era(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// A block whose length says its page.

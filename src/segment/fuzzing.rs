@@ -45,7 +45,7 @@ pub fn data_block(data: &[u8]) {
         if checked.is_ok() && i < block.len() {
             assert!(lower <= i && i < upper);
         }
-        black_box(block.lookup(key, u64::from(i as u8) << 16, SeqNo(i as u64)));
+        black_box(block.peek().lookup(key, u64::from(i as u8) << 16, SeqNo(i as u64)).is_ok());
     }
     assert!(block.used_bytes(&header) <= bytes.len() as u64);
 }
@@ -139,7 +139,7 @@ fn exercise_hash_run(reader: &SegmentReader, keys: &[Vec<u8>], sound: bool) {
     }
 }
 
-fn seal_block(block: &mut [u8], salt: u64, offset: u64) {
+pub(super) fn seal_block(block: &mut [u8], salt: u64, offset: u64) {
     let pages = (block.len() / PAGE) as u32;
     block[8..12].copy_from_slice(&pages.to_le_bytes());
     let sum = checksum(salt, offset, &block[8..]);

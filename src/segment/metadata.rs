@@ -158,7 +158,7 @@ pub(super) fn read_onto(
 }
 
 /// The same, in the place of what the buffer holds. After an error that is arbitrary.
-pub(super) fn read_into(
+pub(super) fn read_over(
     file: &dyn VfsFile,
     path: &Path,
     offset: u64,
@@ -167,6 +167,18 @@ pub(super) fn read_into(
     bytes: &mut Vec<u8>,
 ) -> Result<()> {
     bytes.resize(check_range(path, offset, len, file_len)?, 0);
+    fill(file, path, offset, bytes)
+}
+
+/// Fills a buffer from `offset` of a file that is `file_len` bytes long.
+pub(super) fn read_into(
+    file: &dyn VfsFile,
+    path: &Path,
+    offset: u64,
+    file_len: u64,
+    bytes: &mut [u8],
+) -> Result<()> {
+    check_range(path, offset, bytes.len() as u64, file_len)?;
     fill(file, path, offset, bytes)
 }
 

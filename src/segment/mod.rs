@@ -40,6 +40,9 @@ mod hash_slices;
 mod index;
 mod inspect;
 mod metadata;
+mod peek;
+#[cfg(test)]
+mod peek_tests;
 mod point;
 mod properties;
 mod range;
@@ -147,20 +150,19 @@ fn padding_ratio(data_bytes: u64, stored_bytes: u64) -> f64 {
 pub(crate) struct Found {
     pub(crate) seqno: SeqNo,
     pub(crate) kind: Kind,
-    /// Shares the memory of its block. Empty for a tombstone.
+    /// Empty for a tombstone.
     pub(crate) value: Bytes,
-}
-
-impl Found {
-    fn new(block: &Block, entry: &block::Entry) -> Found {
-        Found { seqno: entry.seqno, kind: entry.kind, value: block.share(&entry.value) }
-    }
 }
 
 /// Where a reader gets its open file from: a database pools them.
 pub(crate) trait FileSource: Send + Sync {
     /// The open file; always the same one.
     fn file(&self) -> Result<Arc<dyn VfsFile>>;
+
+    /// Reads from it. Cheaper than [`file`](Self::file) where many threads do.
+    fn with(&self, read: &mut dyn FnMut(&dyn VfsFile) -> Result<()>) -> Result<()> {
+        read(self.file()?.as_ref())
+    }
 }
 
 /// A piece of a segment, checked and decoded, as a cache holds it. Cheap to clone.
@@ -222,6 +224,9 @@ pub(crate) trait BlockCache: Send + Sync {
     fn has_room(&self, bytes: u64) -> bool;
     /// Whether tables take so much that empty parts of them should go.
     fn is_crowded(&self) -> bool;
-    /// Hears whether a block that was looked up was there.
-    fn count(&self, hit: bool);
+    /// Hears how many blocks that were looked up were there, and how many were not.
+    fn count(&self, hits: u64, misses: u64);
+    /// While it is full, the number of an era; else `None`. A block that is met for the second time
+    /// in one era is worth keeping. Eras are as long as it takes to replace a small part of the blocks.
+    fn era(&self) -> Option<u32>;
 }

@@ -15,11 +15,13 @@ use super::format::{
     SECTION_HASH_RUN_PARTITIONS, Section,
 };
 use super::hash_run::{HashPartition, HashRoot, Scope, h40, slice_of};
+use super::peek::{Buffers, Peek};
 use super::reader::SegmentReader;
 use super::{Block, Found, Part};
 use crate::coding::u32_at;
-use crate::error::{Error, Result};
-use crate::types::{PAGE, SeqNo};
+use crate::error::{Error, Malformed, Result};
+use crate::slice::Lent;
+use crate::types::{Kind, PAGE, SeqNo};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -34,10 +36,10 @@ pub(crate) enum PointIndex {
 }
 
 /// The outcome of a lookup in the block that begins at a page.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PageLookup {
-    /// The newest version at or before the snapshot.
-    pub(crate) found: Option<Found>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PageLookup<T = Found> {
+    /// What was made of the newest version at or before the snapshot.
+    pub(crate) found: Option<T>,
     /// The newest version of the key, visible or not, is in the block. If not, the block was looked
     /// at in vain: it is not the one where the key starts.
     pub(crate) key_there: bool,
@@ -45,6 +47,12 @@ pub(crate) struct PageLookup {
     pub(crate) blocks: u32,
     /// How many of them came from the cache.
     pub(crate) cached: u32,
+}
+
+impl<T> Default for PageLookup<T> {
+    fn default() -> Self {
+        PageLookup { found: None, key_there: false, blocks: 0, cached: 0 }
+    }
 }
 
 impl SegmentReader {
@@ -82,6 +90,10 @@ impl SegmentReader {
                 continue;
             }
             looked = self.get_at_page(u32::from(page), key, hash, snapshot)?;
+            if let Some(frames) = &self.inner.frames {
+                let (blocks, hits) = (u64::from(looked.blocks), u64::from(looked.cached));
+                frames.count(hits, blocks - hits);
+            }
             if looked.key_there {
                 break;
             }
@@ -103,8 +115,12 @@ impl SegmentReader {
         while let Some(position) = next {
             let Some(handle) = position.handle() else { break };
             let block = self.load_block(&handle, true)?;
-            match block.lookup(key, hash, snapshot) {
-                Lookup::Found(entry) => return Ok(Some(Found::new(&block, &entry))),
+            let looked = block.peek().lookup(key, hash, snapshot);
+            match looked.map_err(|malformed| self.malformed(malformed, handle.offset()))? {
+                Lookup::Found(entry) => {
+                    let value = block.share(&entry.value);
+                    return Ok(Some(Found { seqno: entry.seqno, kind: entry.kind, value }));
+                }
                 Lookup::Absent | Lookup::Hidden => break,
                 Lookup::GoOn => next = self.following(position)?,
             }
@@ -112,13 +128,7 @@ impl SegmentReader {
         Ok(None)
     }
 
-    /// Looks a key up in the block that begins at `page` (a page number of the file), without the
-    /// block index, and goes on to the blocks behind as long as they may hold older versions of it.
-    /// The answer counts only if the key's newest version is in that block (`key_there`): a block
-    /// in which older versions go on says nothing of the key.
-    ///
-    /// # Errors
-    /// [`Error::Corruption`] also if no block begins there; else as for any block.
+    /// The same as [`look_up_at`](Self::look_up_at), and takes what is found along.
     pub(crate) fn get_at_page(
         &self,
         page: u32,
@@ -126,22 +136,52 @@ impl SegmentReader {
         hash: u64,
         snapshot: SeqNo,
     ) -> Result<PageLookup> {
+        let mut take =
+            |seqno, kind, value: Lent<'_>| Found { seqno, kind, value: value.to_bytes() };
+        self.look_up_at(page, key, hash, snapshot, &mut take)
+    }
+
+    /// Looks a key up in the block that begins at `page` (a page number of the file), without the
+    /// block index, and goes on to the blocks behind as long as they may hold older versions of it.
+    /// The answer counts only if the key's newest version is in that block (`key_there`): a block
+    /// in which older versions go on says nothing of the key. `take` gets what is found, at most
+    /// once, where it lies. Whoever calls counts the cache's hits.
+    ///
+    /// # Errors
+    /// [`Error::Corruption`] also if no block begins there; else as for any block.
+    pub(crate) fn look_up_at<T>(
+        &self,
+        page: u32,
+        key: &[u8],
+        hash: u64,
+        snapshot: SeqNo,
+        take: &mut impl FnMut(SeqNo, Kind, Lent<'_>) -> T,
+    ) -> Result<PageLookup<T>> {
         let mut looked = PageLookup::default();
         let mut next = u64::from(page);
         loop {
             let is_first = looked.blocks == 0;
-            let look = |block: &Block| {
-                if is_first && block.goes_on_with(key, hash) {
-                    return (None, false, 0);
+            let mut found = None;
+            let mut look = |block: Peek<'_>, owner: Option<&Bytes>| {
+                if is_first && block.goes_on_with(key, hash)? {
+                    return Ok((false, 0));
                 }
-                match block.lookup(key, hash, snapshot) {
-                    Lookup::Found(entry) => (Some(Found::new(block, &entry)), true, 0),
-                    Lookup::Absent => (None, false, 0),
-                    Lookup::Hidden => (None, true, 0),
-                    Lookup::GoOn => (None, true, block.pages()),
-                }
+                Ok(match block.lookup(key, hash, snapshot)? {
+                    Lookup::Found(entry) => {
+                        let value = block.value(&entry);
+                        let lent = match owner {
+                            Some(owner) => Lent::within(value, owner),
+                            None => Lent::passing(value),
+                        };
+                        found = Some(take(entry.seqno, entry.kind, lent));
+                        (true, 0)
+                    }
+                    Lookup::Absent => (false, 0),
+                    Lookup::Hidden => (true, 0),
+                    Lookup::GoOn => (true, block.pages),
+                })
             };
-            let ((found, key_there, go_on), cached) = self.look_at_page(next, look)?;
+            let ((key_there, go_on), cached) = self.look_at_page(next, &mut look)?;
             looked.blocks += 1;
             looked.cached += u32::from(cached);
             looked.key_there |= is_first && key_there;
@@ -153,42 +193,110 @@ impl SegmentReader {
         }
     }
 
-    /// Looks at the block that begins at a page, and says whether it came from the cache, which
-    /// keeps it from now on.
-    fn look_at_page<T>(&self, page: u64, look: impl Fn(&Block) -> T) -> Result<(T, bool)> {
-        if let Some(frames) = &self.inner.frames
-            && let Some(seen) = frames.with(page, |block| look(block))
-        {
-            return Ok((seen, true));
-        }
-        let bytes = self.read_block_at(page)?;
+    /// Looks at the block that begins at a page, and says whether it came from the cache. If not,
+    /// the cache keeps it from now on, or it passes through a buffer.
+    #[inline]
+    fn look_at_page<T>(&self, page: u64, look: &mut impl Look<T>) -> Result<(T, bool)> {
+        let mut cached = true;
+        let held = self.inner.frames.as_ref().and_then(|frames| {
+            frames.with(page, |block| look(block.peek(), Some(block.payload()))) //
+        });
+        let looked = match held {
+            Some(looked) => {
+                looked.map_err(|malformed| self.malformed(malformed, page * PAGE as u64))
+            }
+            None => {
+                cached = false;
+                if self.wants_block(page) {
+                    let bytes = self.read_block_at(page)?;
+                    self.look_and_keep(page, &bytes, look)
+                } else {
+                    let mut buffers = Buffers::take();
+                    let looked = self.look_in_passing(page, &mut buffers, look);
+                    buffers.give_back();
+                    looked
+                }
+            }
+        };
+        Ok((looked?, cached))
+    }
+
+    /// Checks all of a block, keeps it and looks at it.
+    fn look_and_keep<T>(&self, page: u64, bytes: &Bytes, look: &mut impl Look<T>) -> Result<T> {
         let offset = page * PAGE as u64;
-        let (block, _) = Block::decode(&bytes, self.inner.meta.salt, offset)
-            .map_err(|malformed| self.malformed(malformed, offset))?;
+        let malformed = |malformed| self.malformed(malformed, offset);
+        let (block, _) = Block::decode(bytes, self.inner.meta.salt, offset).map_err(malformed)?;
         let block = Arc::new(block);
         self.keep_block(page, &block);
-        Ok((look(&block), false))
+        look(block.peek(), Some(block.payload())).map_err(malformed)
+    }
+
+    /// Reads a block to a buffer and looks at it; a long one to memory of its own, which may be shared.
+    fn look_in_passing<T>(
+        &self,
+        page: u64,
+        buffers: &mut Buffers,
+        look: &mut impl Look<T>,
+    ) -> Result<T> {
+        let offset = page * PAGE as u64;
+        let malformed = |malformed| self.malformed(malformed, offset);
+        let left = self.pages_left(page)?;
+        let head = buffers.room(PAGE);
+        self.read_into(offset, head)?;
+        let pages = self.pages_of(head, page, left)?;
+        if pages > MAX_BLOCK_PAGES {
+            let bytes = self.read_block_at(page)?;
+            let (block, _) =
+                Block::decode(&bytes, self.inner.meta.salt, offset).map_err(malformed)?;
+            return look(block.peek(), Some(block.payload())).map_err(malformed);
+        }
+        let len = pages * PAGE;
+        if pages > 1 {
+            let rest = buffers.room(len).get_mut(PAGE..).unwrap_or_default();
+            self.read_into(offset + PAGE as u64, rest)?;
+        }
+        let (bytes, raw) = buffers.parts(len);
+        let block = Peek::open(bytes, self.inner.meta.salt, offset, raw).map_err(malformed)?;
+        look(block, None).map_err(malformed)
+    }
+
+    /// How many pages there are from this one on, which must be one of the data blocks'.
+    fn pages_left(&self, page: u64) -> Result<u64> {
+        match self.data_pages().saturating_sub(page) {
+            0 => {
+                let offset = page * PAGE as u64;
+                Err(Error::corruption(&self.inner.path, offset, "it lies behind the data blocks"))
+            }
+            left => Ok(left),
+        }
+    }
+
+    /// How many pages the block takes that begins with these bytes, at most `left`.
+    fn pages_of(&self, head: &[u8], page: u64, left: u64) -> Result<usize> {
+        let pages = u32_at(head, 8).unwrap_or_default();
+        if pages == 0 || u64::from(pages) > left {
+            let what = "the block's length does not fit the data blocks";
+            return Err(Error::corruption(&self.inner.path, page * PAGE as u64, what));
+        }
+        Ok(pages as usize)
     }
 
     /// Reads the bytes of the block that begins at a page, as many as it says: at most up to the
     /// end of the data blocks. Its checksum is for the caller.
     fn read_block_at(&self, page: u64) -> Result<Bytes> {
-        let offset = page * PAGE as u64;
-        let wrong = |what| Error::corruption(&self.inner.path, offset, what);
-        let left = self.data_pages().saturating_sub(page);
-        if left == 0 {
-            return Err(wrong("it lies behind the data blocks"));
-        }
-        let page_len = PAGE as u64;
+        let (offset, page_len) = (page * PAGE as u64, PAGE as u64);
+        let left = self.pages_left(page)?;
         let mut bytes = self.read(offset, page_len)?;
-        let pages = u32_at(&bytes, 8).map_or(0, u64::from);
-        if pages == 0 || pages > left {
-            return Err(wrong("the block's length does not fit the data blocks"));
-        }
+        let pages = self.pages_of(&bytes, page, left)? as u64;
         if pages > 1 {
             self.read_onto(offset + page_len, (pages - 1) * page_len, &mut bytes)?;
         }
         Ok(Bytes::from(bytes))
+    }
+
+    /// Whether the cache, if there is one, should keep this block, which it does not hold.
+    pub(super) fn wants_block(&self, page: u64) -> bool {
+        self.inner.frames.as_ref().is_some_and(|frames| frames.wants(page))
     }
 
     /// Offers a block to the cache, if there is one; blocks of more than 64 KiB, stored or raw, stay
@@ -303,6 +411,11 @@ impl SegmentReader {
         }
     }
 }
+
+/// What is done with the block of a lookup; the shared memory that it lies in, if it does.
+trait Look<T>: FnMut(Peek<'_>, Option<&Bytes>) -> std::result::Result<T, Malformed> {}
+
+impl<T, F: FnMut(Peek<'_>, Option<&Bytes>) -> std::result::Result<T, Malformed>> Look<T> for F {}
 
 /// Where the entries of a hash are, kept alive while they are looked at.
 enum HashSource {

@@ -8,7 +8,7 @@ use super::format::{
     MAX_BLOCK_PAGES, SECTION_INDEX, SECTION_INDEX_PARTITIONS, SECTION_LAST_KEY, Section,
 };
 use super::index::{Handle, IndexPartition, IndexRoot};
-use super::metadata::{SegmentMetadata, check_section, read_at, read_into, read_onto};
+use super::metadata::{SegmentMetadata, check_section, read_at, read_into, read_onto, read_over};
 use super::point::PointIndex;
 use super::slots::IndexSlots;
 use super::{Block, BlockCache, FileSource, Frames, Part, Properties, padding_ratio};
@@ -424,7 +424,10 @@ impl SegmentReader {
             let same = block.pages() == handle.pages && block.len() == usize::from(handle.entries);
             same.then(|| Arc::clone(block))
         };
-        self.frames(handle)?.with(u64::from(handle.first_page), named).flatten()
+        let frames = self.frames(handle)?;
+        let held = frames.with(u64::from(handle.first_page), named);
+        frames.count(u64::from(held.is_some()), u64::from(held.is_none()));
+        held.flatten()
     }
 
     /// Asks for the memory that finding the block in the cache needs.
@@ -445,8 +448,9 @@ impl SegmentReader {
     pub(super) fn read_block(&self, handle: &Handle, fill: bool) -> Result<Arc<Block>> {
         let bytes = Bytes::from(self.read(handle.offset(), handle.len())?);
         let block = Arc::new(self.decode_block(handle, &bytes)?);
-        if fill {
-            self.keep_block(u64::from(handle.first_page), &block);
+        let page = u64::from(handle.first_page);
+        if fill && self.wants_block(page) {
+            self.keep_block(page, &block);
         }
         Ok(block)
     }
@@ -534,9 +538,15 @@ impl SegmentReader {
     }
 
     /// Reads bytes in the place of what the buffer holds.
-    pub(super) fn read_into(&self, offset: u64, len: u64, bytes: &mut Vec<u8>) -> Result<()> {
-        let file = self.inner.source.file()?;
-        read_into(file.as_ref(), &self.inner.path, offset, len, self.file_len(), bytes)
+    pub(super) fn read_over(&self, offset: u64, len: u64, bytes: &mut Vec<u8>) -> Result<()> {
+        let (path, file_len) = (&self.inner.path, self.file_len());
+        self.inner.source.with(&mut |file| read_over(file, path, offset, len, file_len, bytes))
+    }
+
+    /// Fills a buffer.
+    pub(super) fn read_into(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        let (path, file_len) = (&self.inner.path, self.file_len());
+        self.inner.source.with(&mut |file| read_into(file, path, offset, file_len, bytes))
     }
 
     /// The open file.

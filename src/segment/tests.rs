@@ -329,7 +329,11 @@ impl BlockCache for TestCache {
         false
     }
 
-    fn count(&self, _: bool) {}
+    fn count(&self, _: u64, _: u64) {}
+
+    fn era(&self) -> Option<u32> {
+        None
+    }
 }
 
 struct Pool(Env);

@@ -85,8 +85,7 @@ impl Segment {
         is_new: bool,
     ) -> Result<Arc<Segment>> {
         let path = home.path(meta.id);
-        let source =
-            Arc::new(PooledFile { pool: Arc::clone(&home.files), id: meta.id, path: path.clone() });
+        let source = Arc::new(PooledFile::new(Arc::clone(&home.files), meta.id, path.clone()));
         let cache = Arc::clone(&home.cache) as Arc<dyn BlockCache>;
         let reader = match SegmentReader::open_with(
             source,

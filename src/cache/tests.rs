@@ -1,0 +1,229 @@
+//! Budgets, admission and eviction of blocks; the limit of open files.
+
+use super::*;
+use crate::compression::Compression;
+use crate::segment::{PointIndex, SegmentOptions, SegmentReader, SegmentWriter};
+use crate::vfs::{Env, MemVfs};
+
+/// Some segments of one block a key, read through one cache.
+fn segments(cache: &Arc<SharedCache>, count: u64, blocks: u32) -> Vec<SegmentReader> {
+    let env = Env::in_memory(3);
+    env.vfs.create_dir_all(Path::new("/")).unwrap();
+    let open = |id: u64| {
+        let path = PathBuf::from(format!("/{id}"));
+        let options =
+            SegmentOptions { compression: Compression::None, ..SegmentOptions::default() };
+        let mut writer = SegmentWriter::create_in(&env, &path, options).unwrap();
+        for key in 0..blocks {
+            writer.put(&key.to_be_bytes(), &[7; 4000]).unwrap();
+        }
+        writer.finish().unwrap();
+        let pool = Arc::new(FilePool::new(Arc::clone(&env.vfs), 8));
+        let source = Arc::new(PooledFile::new(pool, SegmentId(id), path.clone()));
+        let cache = (Arc::clone(cache) as Arc<dyn BlockCache>, id);
+        SegmentReader::open_with(source, path, Some(cache), PointIndex::HashRun).unwrap()
+    };
+    (0..count).map(open).collect()
+}
+
+fn get(reader: &SegmentReader, key: u32) {
+    assert_eq!(reader.get(&key.to_be_bytes()).unwrap().unwrap().len(), 4000);
+}
+
+#[test]
+fn the_cache_holds_its_budget_and_keeps_what_is_looked_at() {
+    let budget = 100 * 5000;
+    let cache = Arc::new(SharedCache::new(budget));
+    let readers = segments(&cache, 4, 300);
+    for round in 0..5 {
+        for key in 0..300 {
+            for reader in &readers {
+                get(reader, key);
+                // Hot from the second round on: looked at more than once a round.
+                get(&readers[0], key % 10);
+            }
+            assert!(cache.bytes() <= budget as u64, "{} in round {round}", cache.bytes());
+        }
+    }
+    let before = cache.lookups();
+    (0..10).for_each(|key| get(&readers[0], key));
+    assert_eq!(cache.lookups().1, before.1, "what is hot stays");
+    assert!(cache.bytes() > budget as u64 / 2, "and the room is used");
+    drop(readers);
+    assert_eq!(cache.block_bytes.load(Ordering::Relaxed), 0, "gone with their segments");
+    assert_eq!(cache.table_bytes.load(Ordering::Relaxed), 0);
+    assert_eq!(cache.blocks.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn blocks_come_and_go_under_many_threads_and_the_books_stay_right() {
+    let budget = 60 * 5000;
+    let cache = Arc::new(SharedCache::new(budget));
+    let readers = segments(&cache, 2, 200);
+    std::thread::scope(|scope| {
+        for thread in 0..4u32 {
+            let readers = &readers;
+            scope.spawn(move || {
+                for n in 0..20_000u32 {
+                    let n = n.wrapping_mul(2_654_435_761).wrapping_add(thread);
+                    get(&readers[(n >> 20) as usize % 2], n % 200);
+                }
+            });
+        }
+    });
+    // A thread may be about to admit when another looks, so a few blocks more.
+    assert!(cache.bytes() <= budget as u64, "{}", cache.bytes());
+    drop(readers);
+    assert_eq!(cache.block_bytes.load(Ordering::Relaxed), 0);
+    assert_eq!(cache.blocks.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_full_cache_takes_in_what_is_met_twice_in_an_era() {
+    let cache = Arc::new(SharedCache::new(100 * 5000));
+    let readers = segments(&cache, 1, 1000);
+    let misses = || cache.lookups().1;
+    // Everything while there is room.
+    (0..50).for_each(|key| get(&readers[0], key));
+    let before = misses();
+    (0..50).for_each(|key| get(&readers[0], key));
+    assert_eq!(misses(), before);
+    // Full, and all of it read again; then others are read once.
+    (0..150).for_each(|key| get(&readers[0], key));
+    let held = cache.blocks.load(Ordering::Relaxed);
+    let era = cache.era().expect("it is full");
+    (200..900).for_each(|key| get(&readers[0], key));
+    assert_eq!(cache.era(), Some(era), "what is met once replaces nothing");
+    let before = misses();
+    (0..50).for_each(|key| get(&readers[0], key));
+    assert_eq!(misses(), before);
+    // The second time lets in, the third finds.
+    for (round, missed) in [(1, 1), (2, 0)] {
+        let before = misses();
+        get(&readers[0], 899);
+        assert_eq!(misses() - before, missed, "in round {round}");
+    }
+    // What a later era meets first is not let in.
+    for key in 0..2 * (held / ERA_SHARE + ERA_MIN) as u32 {
+        (0..2).for_each(|_| get(&readers[0], 910 + key));
+    }
+    assert!(cache.era().is_some_and(|now| now > era));
+    for missed in [1, 1, 0] {
+        let before = misses();
+        get(&readers[0], 300);
+        assert_eq!(misses() - before, missed);
+    }
+    assert!(cache.bytes() <= cache.budget);
+}
+
+#[test]
+fn even_reads_of_a_larger_store_replace_little_and_hot_blocks_come_in() {
+    let cache = Arc::new(SharedCache::new(200 * 5000));
+    let readers = segments(&cache, 2, 1000);
+    let mut state = 7u64;
+    let mut random = move || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u32
+    };
+    let came = || {
+        let clock = cache.clock.lock();
+        let era = cache.era.load(Ordering::Relaxed) as usize;
+        let held = cache.blocks.load(Ordering::Relaxed);
+        era * (held / ERA_SHARE + ERA_MIN) + clock.came
+    };
+    (0..2000).for_each(|_| get(&readers[random() as usize % 2], random() % 1000));
+    let before = (came(), cache.lookups().1);
+    (0..20_000).for_each(|_| get(&readers[random() as usize % 2], random() % 1000));
+    let (came, misses) = (came() - before.0, cache.lookups().1 - before.1);
+    assert!(came * 5 < misses as usize, "{came} of {misses} were let in");
+    // A new hot set that fits gets in.
+    for _ in 0..20 {
+        (0..100).for_each(|key| get(&readers[0], key));
+    }
+    let before = cache.lookups().1;
+    (0..100).for_each(|key| get(&readers[0], key));
+    assert!(cache.lookups().1 - before < 10);
+    assert!(cache.bytes() <= cache.budget);
+}
+
+#[test]
+fn a_cache_of_nothing_keeps_nothing() {
+    let cache = Arc::new(SharedCache::new(0));
+    let readers = segments(&cache, 1, 20);
+    (0..20).for_each(|key| get(&readers[0], key));
+    assert_eq!(cache.bytes(), 0);
+}
+
+#[test]
+fn the_books_forget_segments_that_are_gone() {
+    let cache = Arc::new(SharedCache::new(1 << 30));
+    for _ in 0..20 {
+        let readers = segments(&cache, 1, 200);
+        (0..200).for_each(|key| get(&readers[0], key));
+    }
+    assert!(cache.clock.lock().blocks.len() < 2000);
+}
+
+#[test]
+fn the_pool_holds_its_limit_and_closes_the_file_used_longest_ago() {
+    let vfs = Arc::new(MemVfs::default());
+    vfs.create_dir_all(Path::new("/d")).unwrap();
+    let path = |n: u64| PathBuf::from(format!("/d/{n}"));
+    for n in 0..5 {
+        vfs.open(&path(n), OpenMode::CreateNew).unwrap();
+    }
+    let pool = Arc::new(FilePool::new(Arc::clone(&vfs) as Arc<dyn Vfs>, 2));
+    let file = |n| PooledFile::new(Arc::clone(&pool), SegmentId(n), path(n));
+    let files = [file(0), file(1), file(2)];
+    for n in [0, 1, 0, 2] {
+        files[n].file().unwrap();
+        assert!(pool.open_files() <= 2);
+    }
+    // File 1 was closed to make room for 2, so removing it shows only there.
+    for n in 0..3 {
+        vfs.remove_file(&path(n)).unwrap();
+    }
+    let mut reads = 0;
+    let mut read = |file: &PooledFile| file.with(&mut |_| Ok(reads += 1));
+    assert!(read(&files[0]).is_ok() && files[0].file().is_ok());
+    assert!(read(&files[2]).is_ok() && files[2].file().is_ok());
+    assert!(read(&files[1]).is_err() && files[1].file().is_err());
+    assert_eq!(reads, 2);
+    pool.forget(SegmentId(0));
+    assert_eq!(pool.open_files(), 1);
+    drop(files);
+    assert_eq!(pool.open_files(), 0);
+}
+
+#[test]
+fn threads_that_read_more_files_than_may_be_open_all_get_theirs() {
+    let vfs = Arc::new(MemVfs::default());
+    vfs.create_dir_all(Path::new("/d")).unwrap();
+    let pool = Arc::new(FilePool::new(Arc::clone(&vfs) as Arc<dyn Vfs>, 3));
+    let files: Vec<PooledFile> = (0..8u64)
+        .map(|n| {
+            let path = PathBuf::from(format!("/d/{n}"));
+            let file = vfs.open(&path, OpenMode::CreateNew).unwrap();
+            file.write_all_at(&n.to_le_bytes(), 0).unwrap();
+            PooledFile::new(Arc::clone(&pool), SegmentId(n), path)
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let (files, pool) = (&files, &pool);
+            scope.spawn(move || {
+                for n in 0..3000 {
+                    let n = (n * (thread + 1)) % 8;
+                    let mut read = [0; 8];
+                    let filled = files[n].with(&mut |file| {
+                        file.read_exact_at(&mut read, 0).map_err(|e| Error::io("read", Path::new("x"), e))
+                    });
+                    filled.unwrap();
+                    assert_eq!(u64::from_le_bytes(read), n as u64);
+                    assert!(pool.open_files() <= 3);
+                }
+            });
+        }
+    });
+}
