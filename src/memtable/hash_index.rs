@@ -13,6 +13,7 @@
 //! What a slot says is a hint about bytes that somebody else keeps: the caller checks them.
 
 use super::arena::{REF_BITS, Ref};
+use crate::prefetch::prefetch;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, ArcSwap};
 
@@ -54,22 +55,22 @@ impl Table {
         size_of_val(&*self.slots) + size_of::<Self>() + size_of::<[usize; 4]>()
     }
 
+    #[inline]
+    fn home(&self, tag: u64) -> usize {
+        (tag >> (TAG_BITS - self.bits)) as usize
+    }
+
     /// The slots in which a tag may be, in the order in which they are to be tried.
     #[inline]
     fn probe(&self, tag: u64) -> impl Iterator<Item = &AtomicU64> {
-        let home = (tag >> (TAG_BITS - self.bits)) as usize;
-        let (front, back) = self.slots.split_at(home.min(self.slots.len()));
+        let (front, back) = self.slots.split_at(self.home(tag).min(self.slots.len()));
         back.iter().chain(front)
     }
 
-    /// Puts a word whose key is not in the table into a free slot.
-    ///
-    /// # Panics
-    ///
-    /// If all are taken: only a table of 2^24 slots fills up.
+    /// Puts a word whose key is not in the table into a free slot, of which there are some.
     fn add(&self, word: u64) {
         let free = self.probe(word >> REF_BITS).find(|slot| slot.load(Ordering::Relaxed) == 0);
-        let slot = free.expect("a memtable holds at most 2^24 keys for each part of its index");
+        let slot = free.expect("a table that is filled has free slots");
         slot.store(word, Ordering::Release);
         self.taken.fetch_add(1, Ordering::Relaxed);
     }
@@ -128,25 +129,52 @@ impl HashIndex {
         None
     }
 
-    /// Puts an entry under this hash, in the place of `old`, which was put under the same.
-    pub(super) fn put(&self, hash: u64, old: Option<Ref>, new: Ref) {
+    /// Puts what `make` gives under this hash, in the place of the entry that `is_older` takes, if
+    /// there is one, which `make` is told.
+    pub(super) fn put(
+        &self,
+        hash: u64,
+        is_older: impl Fn(Ref) -> bool,
+        make: impl FnOnce(Option<Ref>) -> Ref,
+    ) {
         let shard = self.shard(hash);
-        let mut table = shard.load_full();
-        let word = |at: Ref| tag(hash) << REF_BITS | at.to_bits();
-        if let Some(old) = old.map(word) {
-            let slot = table.probe(tag(hash)).find(|slot| slot.load(Ordering::Relaxed) == old);
-            if let Some(slot) = slot {
-                slot.store(word(new), Ordering::Release);
+        let table = shard.load();
+        let tag = tag(hash);
+        let word = |at: Ref| tag << REF_BITS | at.to_bits();
+        for slot in table.probe(tag) {
+            let found = slot.load(Ordering::Relaxed);
+            if found == 0 {
+                if table.is_full() && table.bits < TAG_BITS {
+                    break;
+                }
+                slot.store(word(make(None)), Ordering::Release);
+                table.taken.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            if found >> REF_BITS == tag
+                && let Some(older) = Ref::from_bits(found & ((1 << REF_BITS) - 1))
+                && is_older(older)
+            {
+                slot.store(word(make(Some(older))), Ordering::Release);
                 return;
             }
         }
-        if table.is_full() && table.bits < TAG_BITS {
-            let next = Arc::new(table.doubled());
-            self.allocated.fetch_add(next.bytes() - table.bytes(), Ordering::Relaxed);
-            shard.store(Arc::clone(&next));
-            table = next;
+        assert!(
+            table.bits < TAG_BITS,
+            "a memtable holds at most 2^24 keys for each part of its index"
+        );
+        let next = table.doubled();
+        next.add(word(make(None)));
+        self.allocated.fetch_add(next.bytes() - table.bytes(), Ordering::Relaxed);
+        shard.store(Arc::new(next));
+    }
+
+    /// Asks for the memory that a find or a put under this hash will look at.
+    pub(super) fn prefetch(&self, hash: u64) {
+        let table = self.shard(hash).load();
+        if let Some(slot) = table.slots.get(table.home(tag(hash))) {
+            prefetch(std::ptr::from_ref(slot).addr());
         }
-        table.add(word(new));
     }
 
     /// The memory of the tables in use, in bytes.

@@ -1,6 +1,6 @@
 //! Models of the memtable's parts that take no lock: the index and the arena, one writer and two
-//! readers, under every schedule and every order of memory that the language allows. The skiplist
-//! is another crate's and is left out.
+//! readers, under every schedule and every order of memory that the language allows. The leaves
+//! have models of their own.
 
 use super::arena::{Arena, ArenaWriter, Entry, NewEntry, Ref};
 use super::hash_index::HashIndex;
@@ -35,18 +35,25 @@ impl Model {
 
     fn write(&self, writer: &mut ArenaWriter, key: u8) {
         let seqno = self.visible.load(Ordering::Relaxed) + 1;
-        let prev = self.newest(key).map(|(at, _)| at);
+        let is_older = |at| self.arena.entry(at).is_some_and(|entry| entry.key() == [key]);
         let (keyspace, value) = (KeyspaceId(0), &[seqno as u8]);
-        let entry =
-            NewEntry { keyspace, key: &[key], seqno: SeqNo(seqno), kind: Kind::Put, prev, value };
+        let name = [key];
+        let entry = |prev| NewEntry {
+            keyspace,
+            key: &name,
+            seqno: SeqNo(seqno),
+            kind: Kind::Put,
+            prev,
+            value,
+        };
         if makes(Mistake::OfTheModel) {
             // The index first. Entries of 26 bytes, in the first chunk.
             let at = Ref::from_bits(1 << 20 | ((seqno - 1) * 26)).unwrap();
-            self.index.put(hash(key), prev, at);
-            assert_eq!(writer.append(entry), at);
+            let prev = self.newest(key).map(|(at, _)| at);
+            self.index.put(hash(key), is_older, |_| at);
+            assert_eq!(writer.append(entry(prev)), at);
         } else {
-            let at = writer.append(entry);
-            self.index.put(hash(key), prev, at);
+            self.index.put(hash(key), is_older, |prev| writer.append(entry(prev)));
         }
         self.visible.store(seqno, Ordering::Release);
     }

@@ -2,7 +2,8 @@
 //!
 //! One memtable serves all keyspaces, so that a batch over several of them is flushed whole. The
 //! rest of the engine sees the trait [`Memtable`]; [`SkipMemtable`] implements it: an arena keeps the
-//! bytes, a hash index finds the newest version of a key, a lock-free skiplist keeps the order.
+//! bytes, a hash index finds the newest version of a key, and leaves of 64 keys under a lock-free
+//! skiplist keep the order.
 //!
 //! Invariants: entries are only added, never changed or removed; the sequence numbers of a key rise
 //! from insert to insert. One thread at a time inserts (the committer); any number read meanwhile and never
@@ -11,7 +12,11 @@
 
 #[allow(unsafe_code)] // Bytes that are read while more are appended, without a lock.
 mod arena;
+mod ends;
 mod hash_index;
+mod leaf;
+mod leaf_index;
+mod leaves;
 mod skip;
 
 pub(crate) use skip::SkipMemtable;
@@ -42,6 +47,10 @@ pub(crate) trait Memtable: Send + Sync {
         kind: Kind,
         value: &[u8],
     );
+
+    /// Asks for the memory that a `get` or an `insert` with this hash looks at first. Worth it some
+    /// hundred nanoseconds ahead.
+    fn prefetch(&self, hash: u64);
 
     /// The newest version of `key` at or before `snapshot`; tombstones are versions too. `hash` as
     /// for `insert`. The value may outlive the memtable.

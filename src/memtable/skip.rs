@@ -1,16 +1,18 @@
-//! A memtable of three parts: an arena with the entries, a hash index for point reads, and a
-//! `crossbeam_skiplist` for the order.
+//! A memtable of three parts: an arena with the entries, a hash index for point reads, and leaves
+//! under a `crossbeam_skiplist` for the order of the keys.
 //!
 //! A point read is one probe of the index and a look at the entry; older versions of the key are
-//! chained behind the newest one. The skiplist is for cursors. They collect a run of entries
-//! (addresses, not bytes) and descend again for the next: nothing borrows from the skiplist, so
+//! chained behind the newest one. The leaves are for cursors. They copy the part that they need of a
+//! leaf (places, not bytes), and search again for the next: nothing borrows from the skiplist, so
 //! cursors are owned and `Send`.
 //!
-//! An insert appends to the arena, then adds to the skiplist, then to the index: whoever finds an
-//! entry finds all its bytes. Inserts hold a lock against each other, readers none.
+//! An insert appends to the arena, then puts the key into its leaf, then into the index: whoever
+//! finds an entry finds all its bytes. Inserts hold a lock against each other, readers none.
 
-use super::arena::{Arena, ArenaWriter, Entry, NewEntry, Ref, Run, Sorted, Start};
+use super::arena::{Arena, ArenaWriter, Entry, NewEntry, Ref, Spot};
 use super::hash_index::HashIndex;
+use super::leaf::{Part, Slot};
+use super::leaves::{LeafWriter, Leaves};
 use super::{MemEntry, Memtable};
 use crate::cursor::{Cursor, Seek};
 use crate::error::Result;
@@ -19,16 +21,17 @@ use crate::sync::{Arc, Mutex};
 use crate::types::{KeyspaceId, Kind, SeqNo};
 use bytes::Bytes;
 
-/// How many entries a cursor fetches at first, and at most, in one descent.
-const CHUNK_MIN: usize = 4;
-const CHUNK_MAX: usize = 64;
+struct Writer {
+    arena: ArenaWriter,
+    leaves: LeafWriter,
+}
 
 /// See the module's text.
 pub(crate) struct SkipMemtable {
-    writer: Mutex<ArenaWriter>,
+    writer: Mutex<Writer>,
     arena: Arc<Arena>,
     index: HashIndex,
-    sorted: Arc<Sorted>,
+    pub(super) leaves: Arc<Leaves>,
     entries: AtomicUsize,
 }
 
@@ -36,10 +39,11 @@ impl Default for SkipMemtable {
     fn default() -> Self {
         let writer = ArenaWriter::new();
         let arena = Arc::clone(writer.arena());
+        let leaf_writer = LeafWriter::new(Arc::clone(&arena));
         SkipMemtable {
-            writer: Mutex::new(writer),
             index: HashIndex::default(),
-            sorted: Arc::new(Sorted::new(Arc::clone(&arena))),
+            leaves: Arc::clone(leaf_writer.leaves()),
+            writer: Mutex::new(Writer { arena: writer, leaves: leaf_writer }),
             arena,
             entries: AtomicUsize::new(0),
         }
@@ -68,16 +72,28 @@ impl Memtable for SkipMemtable {
         value: &[u8],
     ) {
         let mut writer = self.writer.lock();
-        let prev = self.newest(keyspace, key, hash);
-        debug_assert!(
-            prev.is_none_or(|(_, newest)| newest.seqno() < seqno),
-            "the versions of a key come in order"
-        );
-        let prev = prev.map(|(at, _)| at);
-        let at = writer.append(NewEntry { keyspace, key, seqno, kind, prev, value });
-        self.sorted.insert(at);
-        self.index.put(hash, prev, at);
-        self.entries.fetch_add(1, Ordering::Relaxed);
+        let writer = &mut *writer;
+        let is_older = |at: Ref| {
+            self.arena.entry(at).is_some_and(|entry| {
+                let is_older = entry.key() == key && entry.keyspace() == keyspace;
+                debug_assert!(
+                    !is_older || entry.seqno() < seqno,
+                    "the versions of a key come in order"
+                );
+                is_older
+            })
+        };
+        self.index.put(hash, is_older, |prev| {
+            let at = writer.arena.append(NewEntry { keyspace, key, seqno, kind, prev, value });
+            writer.leaves.put(keyspace, key, prev, at);
+            at
+        });
+        // Only under the lock.
+        self.entries.store(self.entries.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    fn prefetch(&self, hash: u64) {
+        self.index.prefetch(hash);
     }
 
     fn get(
@@ -97,16 +113,12 @@ impl Memtable for SkipMemtable {
     }
 
     fn cursor(self: Arc<Self>, keyspace: KeyspaceId) -> Box<dyn Cursor> {
-        Box::new(SkipCursor {
-            run: Run::new(Arc::clone(&self.sorted), keyspace),
-            at: 0,
-            forward: true,
-            want: CHUNK_MIN,
-        })
+        let (leaves, arena) = (Arc::clone(&self.leaves), Arc::clone(&self.arena));
+        Box::new(SkipCursor::new(leaves, arena, keyspace))
     }
 
     fn allocated_bytes(&self) -> usize {
-        self.arena.allocated_bytes() + self.index.allocated_bytes() + self.sorted.allocated_bytes()
+        self.arena.allocated_bytes() + self.index.allocated_bytes() + self.leaves.allocated_bytes()
     }
 
     fn entries(&self) -> usize {
@@ -116,7 +128,7 @@ impl Memtable for SkipMemtable {
     fn keyspaces(&self) -> Vec<KeyspaceId> {
         let mut found = Vec::new();
         let mut from = Some(KeyspaceId(0));
-        while let Some(keyspace) = from.and_then(|from| self.sorted.keyspace_from(from)) {
+        while let Some(keyspace) = from.and_then(|from| self.leaves.keyspace_from(from)) {
             found.push(keyspace);
             from = keyspace.0.checked_add(1).map(KeyspaceId);
         }
@@ -124,113 +136,186 @@ impl Memtable for SkipMemtable {
     }
 }
 
+/// How many entries ahead a cursor asks for memory: in the order of the keys each entry lies
+/// somewhere else.
+const AHEAD: usize = 8;
+
 /// A cursor over one keyspace of a memtable.
 struct SkipCursor {
-    run: Run,
-    /// The current entry in the run, or past its end for none.
+    leaves: Arc<Leaves>,
+    keyspace: KeyspaceId,
+    /// The entry that the cursor is at.
+    spot: Spot,
+    current: Option<Ref>,
+    /// The newer versions of its key, the newest first.
+    newer: Vec<Ref>,
+    /// Keys of one leaf, in order, and the place there of the cursor's key.
+    run: Vec<Slot>,
     at: usize,
-    /// The direction in which the run was collected.
-    forward: bool,
-    /// How many entries the next descent fetches: few at first, since most seeks are for a few.
-    want: usize,
+    /// Whether the run has all keys of its leaf that are behind its first one.
+    to_the_end: bool,
 }
 
 impl SkipCursor {
-    /// The number of entries to fetch now; the next time it is more.
-    fn more(&mut self) -> usize {
-        let want = self.want;
-        self.want = (want * 2).min(CHUNK_MAX);
-        want
+    fn new(leaves: Arc<Leaves>, arena: Arc<Arena>, keyspace: KeyspaceId) -> Self {
+        SkipCursor {
+            leaves,
+            keyspace,
+            spot: Spot::new(arena),
+            current: None,
+            newer: Vec::new(),
+            run: Vec::new(),
+            at: 0,
+            to_the_end: false,
+        }
     }
 
-    fn step(&mut self, forward: bool) {
-        if !self.valid() {
-            return;
+    fn go_to(&mut self, at: Option<Ref>) {
+        self.current = at;
+        self.spot.set(at);
+    }
+
+    /// Goes to the newest version of the key at a place in the run, or to none.
+    fn to_newest(&mut self, at: usize) {
+        self.newer.clear();
+        self.at = at;
+        self.go_to(self.run.get(at).map(|slot| slot.newest));
+    }
+
+    /// The same for the oldest version.
+    fn to_oldest(&mut self, at: usize) {
+        self.to_newest(at);
+        while self.to_older() {}
+    }
+
+    /// Goes to the next older version, if there is one.
+    fn to_older(&mut self) -> bool {
+        let Some(older) = self.spot.entry().and_then(|entry| entry.prev()) else { return false };
+        self.newer.extend(self.current);
+        self.go_to(Some(older));
+        true
+    }
+
+    fn ask_for(&self, at: impl Iterator<Item = usize>) {
+        for slot in at.filter_map(|at| self.run.get(at)) {
+            self.spot.arena().prefetch(slot.newest);
         }
-        if self.forward == forward && self.at + 1 < self.run.len() {
-            self.at += 1;
-            return;
-        }
-        let want = self.more();
-        self.run.refill(self.at, forward, want);
-        self.at = 0;
-        self.forward = forward;
+    }
+
+    /// The run is new, and the cursor goes to its first key.
+    fn begin(&mut self) {
+        self.to_the_end = true;
+        self.to_newest(0);
+    }
+
+    /// The run is new, and the cursor goes to its last key.
+    fn begin_at_the_end(&mut self) {
+        self.to_the_end = false;
+        self.to_oldest(self.run.len().wrapping_sub(1));
     }
 }
 
 impl Cursor for SkipCursor {
     fn seek(&mut self, to: Seek<'_>) -> Result<()> {
-        let (start, forward) = match to {
-            Seek::First => (Start::Before(b""), true),
-            Seek::AtOrAfter(key) => (Start::Before(key), true),
-            Seek::After(key) => (Start::Behind(key), true),
-            Seek::Last => (Start::End, false),
-            Seek::AtOrBefore(key) => (Start::Behind(key), false),
-            Seek::Before(key) => (Start::Before(key), false),
+        let (part, forward) = match to {
+            Seek::First => (Part::AtOrAfter(b""), true),
+            Seek::AtOrAfter(key) => (Part::AtOrAfter(key), true),
+            Seek::After(key) => (Part::After(key), true),
+            Seek::Last => (Part::All, false),
+            Seek::AtOrBefore(key) => (Part::AtOrBefore(key), false),
+            Seek::Before(key) => (Part::Before(key), false),
         };
-        self.want = CHUNK_MIN;
-        let want = self.more();
-        self.run.fill(start, forward, want);
-        self.at = 0;
-        self.forward = forward;
+        if forward {
+            self.leaves.forward(self.keyspace, part, &mut self.run);
+            self.begin();
+        } else {
+            self.leaves.backward(self.keyspace, part, &mut self.run);
+            self.begin_at_the_end();
+        }
         Ok(())
     }
 
     fn next(&mut self) -> Result<()> {
-        self.step(true);
+        if !self.valid() || self.to_older() {
+            return Ok(());
+        }
+        if self.at == 0 {
+            self.ask_for(1..AHEAD);
+        }
+        if self.at + 1 < self.run.len() {
+            self.ask_for(std::iter::once(self.at + AHEAD));
+            self.to_newest(self.at + 1);
+            return Ok(());
+        }
+        if let Some(entry) = self.spot.entry() {
+            let key = entry.key();
+            if self.to_the_end {
+                self.leaves.following(self.keyspace, key, &mut self.run);
+            } else {
+                self.leaves.forward(self.keyspace, Part::After(key), &mut self.run);
+            }
+        }
+        self.begin();
         Ok(())
     }
 
     fn prev(&mut self) -> Result<()> {
-        self.step(false);
+        if !self.valid() {
+            return Ok(());
+        }
+        if let Some(newer) = self.newer.pop() {
+            self.go_to(Some(newer));
+            return Ok(());
+        }
+        if let Some(before) = self.at.checked_sub(1) {
+            self.ask_for(before.checked_sub(AHEAD).into_iter());
+            self.to_oldest(before);
+            return Ok(());
+        }
+        if let Some(entry) = self.spot.entry() {
+            self.leaves.backward(self.keyspace, Part::Before(entry.key()), &mut self.run);
+        }
+        self.begin_at_the_end();
         Ok(())
     }
 
     fn valid(&self) -> bool {
-        self.at < self.run.len()
+        self.spot.is_set()
     }
 
     fn key(&self) -> &[u8] {
-        self.run.get(self.at).map_or(&[], |entry| entry.key())
+        self.spot.entry().map_or(&[], |entry| entry.key())
     }
 
     fn seqno(&self) -> SeqNo {
-        self.run.get(self.at).map_or(SeqNo::ZERO, |entry| entry.seqno())
+        self.spot.entry().map_or(SeqNo::ZERO, |entry| entry.seqno())
     }
 
     fn kind(&self) -> Kind {
-        self.run.get(self.at).map_or(Kind::Delete, |entry| entry.kind())
+        self.spot.entry().map_or(Kind::Delete, |entry| entry.kind())
     }
 
     fn key_bytes(&self) -> Bytes {
-        self.run.key_bytes(self.at)
+        self.spot.key_bytes()
     }
 
     fn value(&self) -> Bytes {
-        self.run.value(self.at)
+        self.spot.value()
     }
 
     fn value_ref(&self) -> &[u8] {
-        self.run.get(self.at).map_or(&[], |entry| entry.value())
+        self.spot.entry().map_or(&[], |entry| entry.value())
     }
 
     fn is_newest(&self) -> bool {
-        // The neighbour on the side of the newer versions, if it was collected.
-        let neighbour = if self.forward { self.at.checked_sub(1) } else { Some(self.at + 1) };
-        let neighbour = neighbour.and_then(|at| self.run.get(at));
-        neighbour.is_some_and(|neighbour| neighbour.key() != self.key())
+        self.newer.is_empty()
     }
 
     fn skip_newer(&mut self, key: &[u8], snapshot: SeqNo) -> Result<()> {
-        for _ in 0..CHUNK_MIN {
-            if !self.valid() || self.seqno() <= snapshot || self.key() != key {
-                return Ok(());
+        while self.valid() && self.seqno() > snapshot && self.key() == key {
+            if !self.to_older() {
+                return self.next();
             }
-            self.step(true);
-        }
-        if self.valid() && self.seqno() > snapshot && self.key() == key {
-            self.run.fill(Start::At(key, snapshot), true, CHUNK_MIN);
-            (self.at, self.forward) = (0, true);
         }
         Ok(())
     }

@@ -171,6 +171,153 @@ fn values_and_cursors_outlive_the_memtable() {
     assert_eq!((&values.0[..], &values.1[..]), (&[1; 5000][..], &[2; 50][..]));
 }
 
+/// All entries of a walk, in the cursor's order: key and sequence number.
+fn walk(cursor: &mut dyn crate::cursor::Cursor, forward: bool) -> Vec<(Vec<u8>, u64)> {
+    let mut all = Vec::new();
+    while cursor.valid() {
+        all.push((cursor.key().to_vec(), cursor.seqno().0));
+        if forward { cursor.next() } else { cursor.prev() }.unwrap();
+    }
+    all
+}
+
+/// Keys whose order, common fronts and lengths differ: the n-th one, some of which come again.
+fn shaped(shape: u64, n: u64) -> Vec<u8> {
+    let random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    match shape {
+        0 => random.to_be_bytes().to_vec(),
+        1 => n.to_be_bytes().to_vec(),
+        2 => (u64::MAX - n).to_be_bytes().to_vec(),
+        // Almost in order.
+        3 => (n ^ 5).to_be_bytes().to_vec(),
+        // Long fronts in common, and the twelve bytes of a separator all the same.
+        4 => [b"/users/0000000/".to_vec(), (random >> 50).to_string().into_bytes()].concat(),
+        5 => {
+            [vec![b'a' + (random >> 62) as u8; 40], (random >> 48).to_be_bytes().to_vec()].concat()
+        }
+        // Fronts of each other.
+        6 => vec![0; (random >> 54) as usize],
+        7 => vec![255; (random >> 54) as usize],
+        // Rising within each of many fronts.
+        _ => [(random >> 60).to_be_bytes(), n.to_be_bytes()].concat(),
+    }
+}
+
+#[test]
+fn keys_of_every_shape_are_in_order_while_they_are_added() {
+    for shape in 0..9 {
+        let table = Arc::new(SkipMemtable::default());
+        let mut model = BTreeMap::new();
+        let rng = SeededEntropy::new(shape);
+        for n in 1..=ENTRIES {
+            let key = shaped(shape, n);
+            insert(&table, 3, &key, n, Kind::Put, b"");
+            model.insert((key, std::cmp::Reverse(n)), ());
+            if n.is_multiple_of(ENTRIES / 4) {
+                let want: Vec<_> = model.keys().map(|(key, n)| (key.clone(), n.0)).collect();
+                let mut cursor = Arc::clone(&table).cursor(KeyspaceId(3));
+                cursor.seek(Seek::First).unwrap();
+                assert!(walk(&mut *cursor, true) == want, "shape {shape} at {n}");
+                cursor.seek(Seek::Last).unwrap();
+                let mut back = walk(&mut *cursor, false);
+                back.reverse();
+                assert!(back == want, "shape {shape} at {n}, backwards");
+            }
+            // Seeks to keys that are there, and beside them.
+            let mut key = shaped(shape, rng.next_u64() % (n + 9));
+            if n.is_multiple_of(2) {
+                key.truncate((rng.next_u64() % 50) as usize);
+            }
+            let mut cursor = Arc::clone(&table).cursor(KeyspaceId(3));
+            let newest = std::cmp::Reverse(u64::MAX);
+            let want = model.range((key.clone(), newest)..).next();
+            cursor.seek(Seek::AtOrAfter(&key)).unwrap();
+            let at = cursor.valid().then(|| (cursor.key().to_vec(), cursor.seqno().0));
+            assert_eq!(at, want.map(|((key, n), ())| (key.clone(), n.0)), "shape {shape} at {n}");
+            let want = model.range(..(key.clone(), newest)).next_back();
+            cursor.seek(Seek::Before(&key)).unwrap();
+            let at = cursor.valid().then(|| (cursor.key().to_vec(), cursor.seqno().0));
+            assert_eq!(at, want.map(|((key, n), ())| (key.clone(), n.0)), "shape {shape} at {n}");
+        }
+    }
+}
+
+#[test]
+fn a_walk_sees_all_that_was_there_although_leaves_split_under_it() {
+    let rng = SeededEntropy::new(11);
+    for round in 0..if cfg!(miri) { 2 } else { 40 } {
+        let table = Arc::new(SkipMemtable::default());
+        let mut seqno = 0;
+        let mut add = |table: &SkipMemtable| {
+            seqno += 1;
+            let key = (rng.next_u64() % (ENTRIES / 4)).to_string();
+            insert(table, 0, key.as_bytes(), seqno, Kind::Put, b"");
+            (key.into_bytes(), seqno)
+        };
+        let mut there: Vec<_> = (0..ENTRIES / 8).map(|_| add(&table)).collect();
+        let last = there.len() as u64;
+        there.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
+        let mut cursor = Arc::clone(&table).cursor(KeyspaceId(0));
+        let forward = round % 2 == 0;
+        cursor.seek(if forward { Seek::First } else { Seek::Last }).unwrap();
+        let mut seen = Vec::new();
+        while cursor.valid() {
+            seen.push((cursor.key().to_vec(), cursor.seqno().0));
+            for _ in 0..rng.next_u64() % 4 {
+                add(&table);
+            }
+            // A step back and forth changes nothing: what is between was seen.
+            if rng.next_u64().is_multiple_of(8) {
+                let at = (cursor.key().to_vec(), cursor.seqno().0);
+                if forward { cursor.prev() } else { cursor.next() }.unwrap();
+                while cursor.valid() && (cursor.key(), cursor.seqno().0) != (&at.0[..], at.1) {
+                    if forward { cursor.next() } else { cursor.prev() }.unwrap();
+                }
+                if !cursor.valid() {
+                    cursor.seek(if forward { Seek::First } else { Seek::Last }).unwrap();
+                    while (cursor.key(), cursor.seqno().0) != (&at.0[..], at.1) {
+                        if forward { cursor.next() } else { cursor.prev() }.unwrap();
+                    }
+                }
+            }
+            if forward { cursor.next() } else { cursor.prev() }.unwrap();
+        }
+        if !forward {
+            seen.reverse();
+        }
+        let is_sorted =
+            seen.is_sorted_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)) == std::cmp::Ordering::Less);
+        assert!(is_sorted, "in order, each once");
+        seen.retain(|(_, seqno)| *seqno <= last);
+        assert_eq!(seen, there);
+    }
+}
+
+#[test]
+fn versions_of_a_key_take_no_room_in_the_order() {
+    let table = Arc::new(SkipMemtable::default());
+    let versions: u64 = if cfg!(miri) { 50 } else { 5000 };
+    insert(&table, 0, b"a", 1, Kind::Put, b"1");
+    insert(&table, 0, b"c", 2, Kind::Put, b"2");
+    let mut early = Arc::clone(&table).cursor(KeyspaceId(0));
+    early.seek(Seek::First).unwrap();
+    insert(&table, 0, b"b", 3, Kind::Put, b"3");
+    let bytes = table.leaves.allocated_bytes();
+    for n in 1..versions {
+        insert(&table, 0, b"b", n + 3, Kind::Put, b"3");
+    }
+    assert_eq!(table.leaves.allocated_bytes(), bytes);
+    let b = (0..versions).rev().map(|n| (b"b".to_vec(), n + 3));
+    let want: Vec<_> =
+        [(b"a".to_vec(), 1)].into_iter().chain(b).chain([(b"c".to_vec(), 2)]).collect();
+    let mut cursor = table.cursor(KeyspaceId(0));
+    cursor.seek(Seek::First).unwrap();
+    assert_eq!(walk(&mut *cursor, true), want);
+    cursor.seek(Seek::Last).unwrap();
+    assert_eq!(walk(&mut *cursor, false), want.into_iter().rev().collect::<Vec<_>>());
+    assert!(walk(&mut *early, true).ends_with(&[(b"c".to_vec(), 2)]));
+}
+
 /// The key and the value of the n-th write: a thousand keys are written over and over, and every other
 /// write is of a new key.
 fn nth(n: u64) -> (Vec<u8>, Vec<u8>) {

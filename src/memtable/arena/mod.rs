@@ -6,21 +6,22 @@
 //! checked against what is published, so that no bits in it can reach other memory.
 //!
 //! Chunks double from 4 KiB to 1 MiB; an entry that would waste much of one gets a chunk of its
-//! own. Called by the memtable only. The ordered index is in here because its nodes are pointers
-//! into chunks; `unsafe` is allowed in this room and nowhere else in the memtable.
+//! own. Called by the memtable only; `unsafe` is allowed in this room and nowhere else in the
+//! memtable.
 //!
-//! Miri runs the tests of this room and of the hash index under tree borrows. Tests that drop a
+//! Miri runs the tests of this room under tree borrows. Tests of the memtable, which drop a
 //! skiplist need `-Zmiri-disable-stacked-borrows` instead: `crossbeam_skiplist` 0.1.3 frees its nodes
 //! through shared references, which no aliasing model allows, and `-Zmiri-ignore-leaks`: the epochs
 //! behind it keep garbage until the process ends. All other checks stay on.
 
 mod chunks;
 mod entry;
-mod sorted;
+mod spot;
 
 pub(super) use entry::{Entry, NewEntry, REF_BITS, Ref};
-pub(super) use sorted::{Run, Sorted, Start};
+pub(super) use spot::Spot;
 
+use crate::prefetch::prefetch;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
@@ -49,6 +50,18 @@ impl Arena {
     pub(super) fn entry(&self, at: Ref) -> Option<Entry<'_>> {
         let chunk = self.chunks.get(at.chunk()?)?;
         Entry::decode(chunk.published().get(at.offset()..)?)
+    }
+
+    /// Asks for the memory of the entry at a place, if it is in the arena.
+    #[inline]
+    pub(super) fn prefetch(&self, at: Ref) {
+        let chunk = at.chunk().and_then(|number| self.chunks.get(number));
+        if let Some(chunk) = chunk {
+            let address = chunk.published().as_ptr().addr() + at.offset();
+            // Key and value of a small entry.
+            prefetch(address);
+            prefetch(address + 64);
+        }
     }
 
     /// The value of the entry at a place, for as long as the caller likes.

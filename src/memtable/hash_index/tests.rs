@@ -11,6 +11,14 @@ fn at(n: u64) -> Ref {
     Ref::from_bits(n + 1).unwrap()
 }
 
+fn replace(index: &HashIndex, hash: u64, old: Option<Ref>, new: Ref) {
+    let is_old = |at| Some(at) == old;
+    index.put(hash, is_old, |found| {
+        assert_eq!(found, old);
+        new
+    });
+}
+
 fn find(index: &HashIndex, hash: u64, n: u64) -> Option<Ref> {
     index.find(hash, |found| (found == at(n)).then_some(found))
 }
@@ -23,7 +31,7 @@ fn what_was_put_is_found_through_every_growth_and_nothing_else() {
     let hashes: Vec<u64> = (0..ENTRIES).map(|_| rng.next_u64()).collect();
     for (n, hash) in hashes.iter().enumerate() {
         assert_eq!(find(&index, *hash, n as u64), None);
-        index.put(*hash, None, at(n as u64));
+        replace(&index, *hash, None, at(n as u64));
         assert_eq!(find(&index, *hash, n as u64), Some(at(n as u64)));
     }
     for (n, hash) in hashes.iter().enumerate() {
@@ -51,9 +59,9 @@ fn hashes_that_agree_are_told_apart_by_the_entry() {
     let hash = u64::MAX;
     let index = HashIndex::default();
     for n in 0..200 {
-        index.put(hash, None, at(n));
+        replace(&index, hash, None, at(n));
     }
-    index.put(hash, Some(at(7)), at(1000));
+    replace(&index, hash, Some(at(7)), at(1000));
     assert_eq!(find(&index, hash, 7), None);
     assert_eq!(find(&index, hash, 1000), Some(at(1000)));
     for n in (0..200).filter(|n| *n != 7) {
@@ -66,9 +74,9 @@ fn hashes_that_agree_are_told_apart_by_the_entry() {
 fn a_replaced_entry_takes_no_further_slot() {
     let index = HashIndex::default();
     let before = index.allocated_bytes();
-    index.put(9, None, at(0));
+    replace(&index, 9, None, at(0));
     for n in 1..1000 {
-        index.put(9, Some(at(n - 1)), at(n));
+        replace(&index, 9, Some(at(n - 1)), at(n));
     }
     assert_eq!(index.find(9, Some), Some(at(999)));
     assert_eq!(index.allocated_bytes(), before);
@@ -107,7 +115,7 @@ fn readers_beside_a_growing_index_miss_nothing() {
             }
             start.wait();
             for n in 0..entries {
-                index.put(hash(n), None, at(n));
+                replace(&index, hash(n), None, at(n));
                 put.store(n + 1, Ordering::Release);
             }
             done.store(true, Ordering::Relaxed);
