@@ -15,7 +15,7 @@
 //! block cache. Called by the version room (which binds segments to them) and by `stats`.
 
 use crate::error::{Error, Result};
-use crate::segment::{BlockCache, FileSource, Frames, Part};
+use crate::segment::{BlockCache, FileSource, Frames, MAX_BLOCK_PAGES, Part};
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, ArcSwapOption, Mutex, Striped, Weak};
 use crate::types::{PAGE, SegmentId};
@@ -29,8 +29,9 @@ use std::path::{Path, PathBuf};
 /// What an entry costs besides its part: the cache's own records.
 const ENTRY_OVERHEAD: u64 = 96;
 
-/// While there is room for that, the cache is not full: a block of one page, and what goes with it.
-const BLOCK_ROOM: u64 = PAGE as u64 + 1024;
+/// While there is room for that, or for a sixteenth of the cache, it is not full: a long block, and
+/// what goes with it. So the gap that a long block leaves does not count as room.
+const BLOCK_ROOM: u64 = (MAX_BLOCK_PAGES * PAGE) as u64 + 1024;
 
 #[derive(Clone, Copy, Debug)]
 struct PartWeight;
@@ -214,7 +215,7 @@ impl BlockCache for SharedCache {
     }
 
     fn era(&self) -> Option<u32> {
-        let full = self.bytes() + BLOCK_ROOM > self.budget;
+        let full = self.bytes() + BLOCK_ROOM.min(self.budget / 16) > self.budget;
         full.then(|| self.era.load(Ordering::Relaxed))
     }
 }

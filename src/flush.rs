@@ -9,7 +9,6 @@ use crate::compaction::{
     KeyTest, OlderData, Output, OutputSpec, Retention, remove_segments, write_run,
 };
 use crate::error::Result;
-use crate::iter::MergeCursor;
 use crate::memtable::Memtable;
 use crate::sync::Arc;
 use crate::types::{KeyspaceId, SegmentId};
@@ -38,9 +37,9 @@ pub(crate) fn flush_memtable<'a>(
     let mut outputs = Vec::new();
     for keyspace in table.keyspaces() {
         let Some(FlushPart { tree, retention, spec, is_absent }) = part(keyspace) else { continue };
-        let mut cursor = MergeCursor::new(vec![Arc::clone(table).cursor(keyspace)]);
+        let mut cursor = Arc::clone(table).cursor(keyspace);
         let older = OlderData::new(tree.runs().map(|run| run.segments.clone())).unless(&is_absent);
-        match write_run(home, &mut cursor, &retention, older, &spec, next_id, stop) {
+        match write_run(home, &mut *cursor, &retention, older, &spec, next_id, stop) {
             Ok(output) => outputs.push(output),
             Err(error) => {
                 // The flush will be tried again; what it leaves must not add up.

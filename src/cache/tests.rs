@@ -217,7 +217,8 @@ fn threads_that_read_more_files_than_may_be_open_all_get_theirs() {
                     let n = (n * (thread + 1)) % 8;
                     let mut read = [0; 8];
                     let filled = files[n].with(&mut |file| {
-                        file.read_exact_at(&mut read, 0).map_err(|e| Error::io("read", Path::new("x"), e))
+                        file.read_exact_at(&mut read, 0)
+                            .map_err(|e| Error::io("read", Path::new("x"), e))
                     });
                     filled.unwrap();
                     assert_eq!(u64::from_le_bytes(read), n as u64);

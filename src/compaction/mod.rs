@@ -20,6 +20,7 @@
 mod fifo;
 mod lazy;
 mod leveled;
+mod merge;
 mod output;
 mod shape;
 mod tiered;
@@ -27,6 +28,7 @@ mod tiered;
 pub(crate) use fifo::Fifo;
 pub(crate) use lazy::{ALPHA_BUSY, ALPHA_CALM, LazyLeveling};
 pub(crate) use leveled::Leveled;
+pub(crate) use merge::InputMerge;
 pub(crate) use output::{
     KeyTest, OlderData, Output, OutputSpec, Retention, remove_segments, write_run,
 };
@@ -241,6 +243,8 @@ pub(crate) trait Strategy: Send + Sync {
 
 #[cfg(test)]
 mod lazy_tests;
+#[cfg(test)]
+mod merge_tests;
 #[cfg(test)]
 mod strategy_tests;
 #[cfg(test)]

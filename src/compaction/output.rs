@@ -10,7 +10,7 @@
 //! stripe                0  │   1    │        2       │
 //! ```
 
-use crate::cursor::{Cursor, Seek};
+use super::merge::Entries;
 use crate::error::{Error, Result};
 use crate::segment::{SegmentOptions, SegmentWriter};
 use crate::slice::Key;
@@ -18,6 +18,7 @@ use crate::sync::Arc;
 use crate::types::{KeyspaceId, Kind, PAGE, SegmentId, SeqNo};
 use crate::version::{RunNo, Segment, SegmentHome, SegmentMeta};
 use std::cmp::Ordering;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 /// What readers may still need.
@@ -51,6 +52,8 @@ pub(crate) type KeyTest<'a> = dyn Fn(&[u8]) -> bool + 'a;
 pub(crate) struct OlderData<'a> {
     /// Per run its segments, and the first one that does not end before the keys asked about.
     runs: Vec<(Vec<Arc<Segment>>, usize)>,
+    /// The last answer of `may_hold`, and up to where it stands.
+    answer: Option<(bool, Bound<Key>)>,
     /// Whether it is certain that no segment outside the job has a key.
     is_absent: Option<&'a KeyTest<'a>>,
 }
@@ -59,7 +62,7 @@ impl<'a> OlderData<'a> {
     /// From the segments of each run, in key order.
     pub(crate) fn new(runs: impl IntoIterator<Item = Vec<Arc<Segment>>>) -> Self {
         let runs = runs.into_iter().map(|segments| (segments, 0)).collect();
-        OlderData { runs, is_absent: None }
+        OlderData { runs, answer: None, is_absent: None }
     }
 
     /// With something that knows better than the runs' key ranges: it is asked about tombstones.
@@ -73,14 +76,38 @@ impl<'a> OlderData<'a> {
     }
 
     /// Whether an older version of `key` may be there. Keys must be asked about in rising order.
-    fn may_hold(&mut self, key: &[u8]) -> bool {
-        let mut found = false;
+    pub(super) fn may_hold(&mut self, key: &[u8]) -> bool {
+        match &self.answer {
+            Some((found, Bound::Unbounded)) => *found,
+            Some((found, Bound::Included(last))) if *key <= last[..] => *found,
+            Some((found, Bound::Excluded(next))) if *key < next[..] => *found,
+            _ => self.look(key),
+        }
+    }
+
+    /// Looks into every run, and at how far that goes: to the end of a segment that the key is
+    /// within, or else to the next one that begins.
+    fn look(&mut self, key: &[u8]) -> bool {
+        let (mut within, mut next): (Option<&Key>, Option<&Key>) = (None, None);
         for (segments, at) in &mut self.runs {
             while segments.get(*at).is_some_and(|s| s.meta.last_key[..] < *key) {
                 *at += 1;
             }
-            found |= segments.get(*at).is_some_and(|s| s.meta.first_key[..] <= *key);
+            let Some(segment) = segments.get(*at) else { continue };
+            let (first, last) = (&segment.meta.first_key, &segment.meta.last_key);
+            if first[..] <= *key {
+                within = within.max(Some(last));
+            } else if next.is_none_or(|next| first < next) {
+                next = Some(first);
+            }
         }
+        let until = match (within, next) {
+            (Some(last), _) => Bound::Included(last.clone()),
+            (None, Some(first)) => Bound::Excluded(first.clone()),
+            (None, None) => Bound::Unbounded,
+        };
+        let found = within.is_some();
+        self.answer = Some((found, until));
         found
     }
 }
@@ -120,12 +147,12 @@ pub(crate) struct Output {
 /// How many entries pass between two looks at whether to stop.
 const CHECK_EVERY: u64 = 1024;
 
-/// Writes what must be kept of all that `cursor` shows into new segments, each synced, and their
+/// Writes what must be kept of all that `entries` has into new segments, each synced, and their
 /// directory entries too. On an error, or when `stop` says so (`Error::Closed`), the files written
-/// so far are removed. Costs one pass over the cursor.
-pub(crate) fn write_run(
+/// so far are removed. Costs one pass over them.
+pub(crate) fn write_run<E: Entries + ?Sized>(
     home: &SegmentHome,
-    cursor: &mut dyn Cursor,
+    entries: &mut E,
     retention: &Retention,
     mut older: OlderData<'_>,
     spec: &OutputSpec,
@@ -134,7 +161,7 @@ pub(crate) fn write_run(
 ) -> Result<Output> {
     let mut writer =
         RunWriter { home, spec, next_id, cuts: &spec.cuts, open: None, output: Output::default() };
-    let outcome = fill(cursor, retention, &mut older, &mut writer, stop);
+    let outcome = fill(entries, retention, &mut older, &mut writer, stop);
     match outcome {
         Ok(()) => Ok(writer.output),
         Err(error) => {
@@ -144,41 +171,42 @@ pub(crate) fn write_run(
     }
 }
 
-fn fill(
-    cursor: &mut dyn Cursor,
+fn fill<E: Entries + ?Sized>(
+    entries: &mut E,
     retention: &Retention,
     older: &mut OlderData<'_>,
     writer: &mut RunWriter<'_>,
     stop: &dyn Fn() -> bool,
 ) -> Result<()> {
-    let mut key = bytes::Bytes::new();
+    let mut key = Vec::new();
     let mut last_stripe = None;
     let mut started = false;
-    cursor.seek(Seek::First)?;
-    while cursor.valid() {
+    entries.first()?;
+    while let Some(entry) = entries.entry() {
         writer.output.entries_in += 1;
         if writer.output.entries_in.is_multiple_of(CHECK_EVERY) && stop() {
             return Err(Error::Closed);
         }
-        let order = if started { cursor.key().cmp(&key) } else { Ordering::Greater };
+        let order = if started { entry.key.cmp(&key) } else { Ordering::Greater };
         if order == Ordering::Less {
             // An input is not sorted. Going on could part a tombstone from what it hides.
             return Err(Error::OutOfOrder { entry: writer.output.entries_in });
         }
         let new_key = order == Ordering::Greater;
         if new_key {
-            key = cursor.key_bytes();
+            key.clear();
+            key.extend_from_slice(entry.key);
             last_stripe = None;
             started = true;
         }
-        let seqno = cursor.seqno();
+        let seqno = entry.seqno;
         let stripe = retention.stripe(seqno);
         let shadowed = last_stripe == Some(stripe);
         last_stripe = Some(stripe);
         if !shadowed && !retention.is_cleared(seqno, stripe) {
             // In the oldest stripe, with nothing older anywhere, a version stands for itself: a
             // tombstone hides nothing, and a put needs no number to be told from an older one.
-            match cursor.kind() {
+            match entry.kind {
                 Kind::Delete if stripe == 0 && !older.may_hide(&key) => {}
                 kind => {
                     let elide = stripe == 0
@@ -186,11 +214,11 @@ fn fill(
                         && retention.clears.is_empty()
                         && !older.may_hold(&key);
                     let seqno = if elide { SeqNo::ZERO } else { seqno };
-                    writer.add(&key, new_key, seqno, kind, &cursor.value())?;
+                    writer.add(&key, new_key, seqno, kind, &entry.value)?;
                 }
             }
         }
-        cursor.next()?;
+        entries.next()?;
     }
     writer.close()?;
     if !writer.output.segments.is_empty() {
@@ -219,15 +247,18 @@ impl RunWriter<'_> {
         kind: Kind,
         value: &[u8],
     ) -> Result<()> {
-        let at_cut = new_key && self.pass_cuts(key);
-        let full = |w: &SegmentWriter| {
-            w.is_full()
-                || w.estimated_bytes() + value.len() as u64 > self.spec.segment_bytes
-                || at_cut && w.estimated_bytes() >= self.spec.min_piece_bytes
-        };
         // All versions of a key stay together, whatever the size.
-        if new_key && self.open.as_ref().is_some_and(|(_, _, w)| w.entries() > 0 && full(w)) {
-            self.close()?;
+        if new_key {
+            let at_cut = self.pass_cuts(key);
+            let full = |w: &SegmentWriter| {
+                let bytes = w.estimated_bytes();
+                w.is_full()
+                    || bytes + value.len() as u64 > self.spec.segment_bytes
+                    || at_cut && bytes >= self.spec.min_piece_bytes
+            };
+            if self.open.as_ref().is_some_and(|(_, _, w)| w.entries() > 0 && full(w)) {
+                self.close()?;
+            }
         }
         if self.open.is_none() {
             let id = (self.next_id)();
@@ -245,9 +276,13 @@ impl RunWriter<'_> {
 
     /// Whether a cut lies behind the key before and not behind this one.
     fn pass_cuts(&mut self, key: &[u8]) -> bool {
-        let passed = self.cuts.iter().take_while(|cut| cut[..] <= *key).count();
-        self.cuts = self.cuts.get(passed..).unwrap_or(&[]);
-        passed > 0
+        let mut passed = false;
+        while let Some((cut, ahead)) = self.cuts.split_first()
+            && cut[..] <= *key
+        {
+            (self.cuts, passed) = (ahead, true);
+        }
+        passed
     }
 
     fn close(&mut self) -> Result<()> {

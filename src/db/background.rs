@@ -24,21 +24,19 @@
 
 use super::{Background, Committer, Inner, MemSlot, ReadState};
 use crate::compaction::{
-    Action, Busy, Job, Mood, OlderData, Output, OutputRun, OutputSpec, Retention, Situation,
-    remove_segments, write_run,
+    Action, Busy, InputMerge, Job, Mood, OlderData, Output, OutputRun, OutputSpec, Retention,
+    Situation, remove_segments, write_run,
 };
-use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::flush::{FlushPart, flush_memtable};
 use crate::hash::key_hash;
-use crate::iter::MergeCursor;
 use crate::keymap::MapEdit;
-use crate::segment::{CursorOptions, SegmentOptions};
+use crate::segment::SegmentOptions;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
 use crate::version::{
-    Change, Edit, LEVELS, ManifestState, RunCursor, RunNo, Segment, SegmentMeta, Tree, Version,
+    Change, Edit, LEVELS, ManifestState, RunNo, Segment, SegmentMeta, Tree, Version,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::thread::JoinHandle;
@@ -343,11 +341,7 @@ impl Inner {
         let span = tracing::debug_span!("compaction", level, bytes = job.bytes());
         let _entered = span.enter();
         let retention = Retention { boundaries: self.boundaries(), clears: tree.clears.clone() };
-        let options = CursorOptions { fill_cache: false, readahead: true };
-        let source = |segments: &Vec<Arc<Segment>>| {
-            Box::new(RunCursor::new(segments.clone(), options)) as Box<dyn Cursor>
-        };
-        let mut merge = MergeCursor::new(job.inputs.iter().map(source).collect());
+        let mut merge = InputMerge::new(job.inputs.clone());
         let is_absent = |key: &[u8]| self.is_absent(tree, key, &removed);
         let older = older_than(tree, &removed).unless(&is_absent);
         let mut spec = self.output_spec(tree, job.output_level);

@@ -24,6 +24,9 @@ use crate::vfs::VfsFile;
 use crate::wal::{LOG_HEADER_LEN, LogWriter, Op, encode_op, encoded_len};
 use std::time::Duration;
 
+/// How many operations of a batch ahead of its insert the memtable is told of a key.
+const AHEAD: usize = 8;
+
 /// The log that takes writes and the memtable that they go to.
 pub(super) struct Writer {
     pub(super) log: LogWriter,
@@ -139,6 +142,8 @@ impl Inner {
     ) -> Result<Position> {
         self.prepare(writer)?;
         core.check_live()?;
+        // While the log is written.
+        writer.active.table.prefetch(hash);
         let payload = writer.log.payload();
         put_varint(payload, 1);
         encode_op(payload, op);
@@ -167,7 +172,10 @@ impl Inner {
         let mut seqno = first;
         for batch in group {
             debug_assert_eq!(batch.hashes.len() as u64, batch.count);
-            for (op, hash) in batch.operations().zip(&batch.hashes) {
+            for (at, (op, hash)) in batch.operations().zip(&batch.hashes).enumerate() {
+                if let Some(coming) = batch.hashes.get(at + AHEAD) {
+                    writer.active.table.prefetch(*coming);
+                }
                 // The batch encoded these bytes itself, so this cannot fail; if it did, what is
                 // logged and what is in memory would differ.
                 let op = op.map_err(|malformed| {

@@ -70,6 +70,7 @@ fn every_form_of_read_sees_the_same() {
                 }
                 if !flushed {
                     db.flush().unwrap();
+                    db.fill_key_map().unwrap();
                 }
             }
             db.clear().unwrap();
@@ -87,6 +88,7 @@ fn the_closure_runs_once_and_may_use_the_database() {
             db.put(key(n), value(2)).unwrap();
         }
         db.flush().unwrap();
+        db.fill_key_map().unwrap();
         for n in 0..100 {
             let mut ran = 0;
             let inner = db.get_with(key(n), |outer| {
@@ -130,6 +132,9 @@ fn damage_is_the_answer_with_and_without_room_in_the_cache() {
                 file.read_exact_at(&mut byte, at).unwrap();
                 file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
                 let db = open(&env, cache_bytes, compression);
+                if at > 8 {
+                    db.fill_key_map().unwrap();
+                }
                 let mut damaged = 0;
                 for n in 0..500 {
                     for _ in 0..3 {
@@ -167,6 +172,7 @@ fn what_was_read_is_counted() {
     let db = open(&env, 8 << 20, Compression::None);
     (0..300).for_each(|n| db.put(key(n), [1; 100]).unwrap());
     db.flush().unwrap();
+    db.fill_key_map().unwrap();
     let before = db.stats();
     (0..300).for_each(|n| assert!(db.contains_key(key(n)).unwrap()));
     (300..400).for_each(|n| assert!(!db.contains_key(key(n)).unwrap()));

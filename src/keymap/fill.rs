@@ -7,7 +7,7 @@
 //! database: background work, `fill_key_map`, tests; any thread.
 
 use super::edit::{Committer, build, load_of};
-use super::runs::{Doubt, Runs};
+use super::runs::{Doubt, HashAndPage, Runs};
 use super::table::Table;
 use super::{KeyMap, MapSegment, SHARDS};
 use crate::error::Error;
@@ -166,7 +166,9 @@ impl<S: MapSegment, T: Table> KeyMap<S, T> {
                 }
                 continue;
             };
-            let expected = runs.sorted(shard as u8).map_err(|doubt| doubt.to_string())?;
+            let sorted = runs.sorted(shard as u8).map_err(|doubt| doubt.to_string())?;
+            let hash = |entry: &HashAndPage| (shard as u64) << 32 | entry.low();
+            let expected: Vec<_> = sorted.iter().map(|e| (hash(e), e.vbn())).collect();
             if committer.bytes[shard] != Some(table.shape().bytes()) {
                 return Err(format!("shard {shard}: its bytes are not those on the books"));
             }

@@ -44,6 +44,27 @@ impl<S> Clone for Source<S> {
     }
 }
 
+/// The low 32 bits of a hash, which tell the hashes of a slice apart, and a page number of the map:
+/// one number, so that sorting is sorting integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct HashAndPage(u64);
+
+impl HashAndPage {
+    fn new(h40: u64, vbn: u32) -> Self {
+        HashAndPage((h40 & 0xffff_ffff) << 32 | u64::from(vbn))
+    }
+
+    /// The low 32 bits of the hash.
+    pub(super) fn low(self) -> u64 {
+        self.0 >> 32
+    }
+
+    /// The page number.
+    pub(super) fn vbn(self) -> u32 {
+        self.0 as u32
+    }
+}
+
 /// The entries of one segment in one slice.
 pub(super) struct Run<'a, S> {
     source: &'a Source<S>,
@@ -128,15 +149,15 @@ impl<'a, S: MapSegment> Runs<'a, S> {
     }
 
     /// The entries of one slice of all, by rising hash.
-    pub(super) fn sorted(&mut self, slice: u8) -> Result<Vec<(u64, u32)>, Doubt> {
+    pub(super) fn sorted(&mut self, slice: u8) -> Result<Vec<HashAndPage>, Doubt> {
         let runs = self.slice(slice)?;
         let mut all = Vec::with_capacity(runs.iter().map(Run::len).sum());
         for run in &runs {
-            run.each(|h40, vbn| all.push((h40, vbn)))?;
+            run.each(|h40, vbn| all.push(HashAndPage::new(h40, vbn)))?;
         }
         if runs.len() > 1 {
             // A merge sort: it finds the runs by itself.
-            all.sort_by_key(|(h40, _)| *h40);
+            all.sort();
         }
         Ok(all)
     }

@@ -36,7 +36,7 @@ const DISPLACED_MAX: usize = 12;
 
 /// The band that a table's load may move in, in percent.
 const LOAD_MAX: usize = 86;
-const LOAD_MIN: usize = 74;
+const LOAD_MIN: usize = 70;
 
 /// What a table holds and takes.
 #[derive(Clone, Copy, Debug, Default)]

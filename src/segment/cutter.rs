@@ -102,6 +102,7 @@ impl Cutter {
     }
 
     /// Adds an entry; `encode` appends its bytes.
+    #[inline]
     pub(super) fn push(&mut self, hash_byte: u8, encode: impl FnOnce(&mut Vec<u8>)) {
         encode(&mut self.data);
         self.ends.push(self.data.len());
@@ -115,8 +116,10 @@ impl Cutter {
 
     /// About how many bytes the waiting entries will take in the file.
     pub(super) fn estimated_bytes(&self) -> u64 {
-        let ratio = if self.compressor.is_some() { self.ratio } else { 1.0 };
-        (self.data.len() as f64 * ratio) as u64
+        if self.compressor.is_none() {
+            return self.data.len() as u64;
+        }
+        (self.data.len() as f64 * self.ratio) as u64
     }
 
     /// The key of waiting entry `i`.
@@ -143,11 +146,17 @@ impl Cutter {
         self.start(entries) + trailer_len(entries, self.width)
     }
 
+    /// Whether the next block may be decided by now.
+    #[inline]
+    pub(super) fn is_due(&self) -> bool {
+        self.data.len() + trailer_len(self.len(), self.width) >= self.next_check
+    }
+
     /// The next block, if the waiting entries decide it; with `finishing`, always one while any
     /// wait. The caller writes it and calls [`drop_front`](Self::drop_front).
     pub(super) fn next(&mut self, finishing: bool) -> Option<Cut> {
         let total = self.len();
-        if total == 0 || (!finishing && self.raw_len(total) < self.next_check) {
+        if total == 0 || (!finishing && !self.is_due()) {
             return None;
         }
         if self.raw_len(1) > MAX_RAW {

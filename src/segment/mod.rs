@@ -50,6 +50,7 @@ mod reader;
 mod salvage;
 #[cfg(test)]
 mod salvage_tests;
+mod scan;
 mod slots;
 mod step;
 #[cfg(test)]
@@ -60,6 +61,7 @@ mod writer;
 
 pub(crate) use block::Block;
 pub(crate) use cursor::{CursorOptions, SegmentCursor};
+pub(crate) use format::MAX_BLOCK_PAGES;
 pub(crate) use frames::Frames;
 pub(crate) use hash_slices::HashSlices;
 pub use inspect::{BlockInfo, Blocks, SectionInfo};
@@ -69,6 +71,7 @@ pub use properties::Properties;
 pub use range::SegmentRange;
 pub use reader::SegmentReader;
 pub(crate) use salvage::{Salvage, SalvageCursor, Told};
+pub(crate) use scan::SegmentScan;
 pub use verify::{Damage, VerifyReport};
 pub use writer::SegmentWriter;
 

@@ -19,12 +19,12 @@ use super::format::{
 use super::index::{IndexBuilder, shortest_separator};
 use super::{Properties, SegmentInfo, SegmentOptions, bloom, hash_run, hash_run_build};
 use crate::checksum::{checksum, uuid_salt};
-use crate::coding::{put_u16, put_u32, put_u64};
 use crate::compression::Compression;
 use crate::error::{Error, Result};
 use crate::hash::{hash_byte, key_hash};
 use crate::types::{Kind, MAX_KEY_LEN, MAX_VALUE_LEN, PAGE, SeqNo};
 use crate::vfs::{Env, OpenMode, VfsFile};
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -173,8 +173,9 @@ impl SegmentWriter {
         // A tombstone has no value, whatever the caller says.
         let value = if kind == Kind::Delete { &[] } else { value };
         let first = self.properties.entries == 0;
-        let same_key = !first && key == self.last_key;
-        if !first && (key < self.last_key.as_slice() || (same_key && seqno >= self.last_seqno)) {
+        let order = if first { Ordering::Greater } else { key.cmp(&self.last_key) };
+        let same_key = order == Ordering::Equal;
+        if order == Ordering::Less || same_key && seqno >= self.last_seqno {
             return Err(Error::OutOfOrder { entry: self.properties.entries });
         }
         // Versions of a key must not be parted, so only a new key can find the segment full; the
@@ -210,7 +211,7 @@ impl SegmentWriter {
             self.last_key.extend_from_slice(key);
         }
         self.last_seqno = seqno;
-        self.cut(false)
+        if self.cutter.is_due() { self.cut(false) } else { Ok(()) }
     }
 
     /// Whether it is time to finish: little room is left for more keys.
@@ -408,6 +409,7 @@ impl SegmentWriter {
     }
 }
 
+#[inline]
 fn encode_entry(
     out: &mut Vec<u8>,
     key: &[u8],
@@ -416,20 +418,23 @@ fn encode_entry(
     value: &[u8],
     same_key: bool,
 ) {
-    out.reserve(ENTRY_HEADER_LEN + 8 + key.len() + value.len());
-    put_u16(out, key.len() as u16);
-    put_u32(out, value.len() as u32);
     let mut flags = kind as u8;
+    let mut header_len = ENTRY_HEADER_LEN;
     if seqno != SeqNo::ZERO {
         flags |= FLAG_SEQNO;
+        header_len += 8;
     }
     if same_key {
         flags |= FLAG_SAME_KEY;
     }
-    out.push(flags);
-    if seqno != SeqNo::ZERO {
-        put_u64(out, seqno.0);
-    }
+    // In one piece, so that the buffer is looked at once.
+    let mut header = [0; ENTRY_HEADER_LEN + 8];
+    header[..2].copy_from_slice(&(key.len() as u16).to_le_bytes());
+    header[2..6].copy_from_slice(&(value.len() as u32).to_le_bytes());
+    header[6] = flags;
+    header[ENTRY_HEADER_LEN..].copy_from_slice(&seqno.0.to_le_bytes());
+    out.reserve(header_len + key.len() + value.len());
+    out.extend_from_slice(&header[..header_len]);
     out.extend_from_slice(key);
     out.extend_from_slice(value);
 }

@@ -32,6 +32,7 @@ struct Target(Option<usize>);
 
 /// Segments that do not overlap, in key order.
 enum Segments {
+    #[cfg(test)]
     Listed(Vec<Arc<Segment>>),
     InTree { tree: Arc<Tree>, level: usize, run: usize, from: usize, to: usize },
 }
@@ -39,6 +40,7 @@ enum Segments {
 impl Segments {
     fn all(&self) -> &[Arc<Segment>] {
         match self {
+            #[cfg(test)]
             Segments::Listed(segments) => segments,
             Segments::InTree { tree, level, run, from, to } => {
                 let run = tree.levels.get(*level).and_then(|runs| runs.get(*run));
@@ -50,6 +52,7 @@ impl Segments {
 
 impl RunCursor {
     /// A cursor over segments that do not overlap, in key order.
+    #[cfg(test)]
     pub(crate) fn new(segments: Vec<Arc<Segment>>, options: CursorOptions) -> Self {
         RunCursor::over(Segments::Listed(segments), options, None)
     }
