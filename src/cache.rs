@@ -261,7 +261,9 @@ impl FilePool {
 
     fn close(&self, which: impl Fn(&FileSlot) -> bool) {
         let closed: Vec<_> = self.open.lock().extract_if(.., |slot| which(slot)).collect();
-        closed.iter().for_each(|slot| drop(slot.file.swap(None)));
+        for slot in closed {
+            drop(slot.file.swap(None));
+        }
     }
 
     fn open(&self, slot: &Arc<FileSlot>, path: &Path) -> Result<Arc<dyn VfsFile>> {

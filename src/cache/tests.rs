@@ -185,7 +185,12 @@ fn the_pool_holds_its_limit_and_closes_the_file_used_longest_ago() {
         vfs.remove_file(&path(n)).unwrap();
     }
     let mut reads = 0;
-    let mut read = |file: &PooledFile| file.with(&mut |_| Ok(reads += 1));
+    let mut read = |file: &PooledFile| {
+        file.with(&mut |_| {
+            reads += 1;
+            Ok(())
+        })
+    };
     assert!(read(&files[0]).is_ok() && files[0].file().is_ok());
     assert!(read(&files[2]).is_ok() && files[2].file().is_ok());
     assert!(read(&files[1]).is_err() && files[1].file().is_err());

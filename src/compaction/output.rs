@@ -214,7 +214,7 @@ fn fill<E: Entries + ?Sized>(
                         && retention.clears.is_empty()
                         && !older.may_hold(&key);
                     let seqno = if elide { SeqNo::ZERO } else { seqno };
-                    writer.add(&key, new_key, seqno, kind, &entry.value)?;
+                    writer.add(&key, new_key, seqno, kind, entry.value)?;
                 }
             }
         }

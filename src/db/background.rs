@@ -32,8 +32,8 @@ use crate::flush::{FlushPart, flush_memtable};
 use crate::hash::key_hash;
 use crate::keymap::MapEdit;
 use crate::segment::SegmentOptions;
-use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, MutexGuard};
 use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
 use crate::version::{
     Change, Edit, LEVELS, ManifestState, RunNo, Segment, SegmentMeta, Tree, Version,
@@ -584,6 +584,12 @@ impl Inner {
 
     /// Takes a fresh look at how far compaction is behind.
     pub(super) fn update_pressure(&self) {
+        self.note_pressure(&self.state_change.lock());
+    }
+
+    /// The same for the one that keeps others from changing the state: what an older state said must
+    /// not be noted after what a newer one says.
+    pub(super) fn note_pressure(&self, _held: &MutexGuard<'_, ()>) {
         let state = self.state.load();
         let quarantined = self.quarantined.lock();
         let can_move = |tree: &&Arc<Tree>| {

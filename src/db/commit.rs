@@ -16,7 +16,7 @@ use super::syncer::Position;
 use super::{DEFAULT_ID, Inner, MemSlot, ReadState};
 use crate::coding::put_varint;
 use crate::error::{Error, Result};
-use crate::hash::key_hash;
+use crate::hash::{key_hash, keyspace_seed};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, MutexGuard};
 use crate::types::{Kind, LogId, SeqNo};
@@ -45,8 +45,10 @@ impl Commits<WriteBatch> for Inner {
         self.wait_for_room_of(own.bytes()).map_err(Err)
     }
 
-    fn enter(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock()
+    fn enter(&self) -> Option<MutexGuard<'_, Writer>> {
+        let writer = self.writer.lock();
+        let is_manual = matches!(self.options.background, Background::Manual);
+        (is_manual || !self.is_full()).then_some(writer)
     }
 
     /// Appends, inserts and publishes; an outcome for each batch.
@@ -171,8 +173,7 @@ impl Inner {
         let first = self.append(writer, count, durability)?;
         let mut seqno = first;
         for batch in group {
-            debug_assert_eq!(batch.hashes.len() as u64, batch.count);
-            for (at, (op, hash)) in batch.operations().zip(&batch.hashes).enumerate() {
+            for (at, op) in batch.operations().enumerate() {
                 if let Some(coming) = batch.hashes.get(at + AHEAD) {
                     writer.active.table.prefetch(*coming);
                 }
@@ -183,7 +184,11 @@ impl Inner {
                     self.poison(&error);
                     error
                 })?;
-                writer.active.table.insert(op.keyspace, op.key, *hash, seqno, op.kind, op.value);
+                let hash = batch.hashes.get(at).copied();
+                let hash = hash.unwrap_or_else(|| {
+                    key_hash(op.key, keyspace_seed(self.hash_seed, op.keyspace))
+                });
+                writer.active.table.insert(op.keyspace, op.key, hash, seqno, op.kind, op.value);
                 seqno.0 += 1;
             }
         }

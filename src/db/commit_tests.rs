@@ -1,11 +1,14 @@
 //! What synced writes leave in the log files, and that waiting for a group ends.
 
 use super::super::{Background, Db, Durability, WriteBatch};
+use crate::error::Error;
 use crate::types::LogId;
 use crate::vfs::{Env, ManualClock, OpenMode, SimVfs};
 use crate::wal::log_file_name;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 const DIR: &str = "/db";
 
@@ -117,6 +120,75 @@ fn waiting_for_a_group_ends() {
     }
 }
 
+fn two_buffers() -> Db {
+    builder(&Env::in_memory(1))
+        .background(Background::Threads(1))
+        .write_buffers(2)
+        .durability(Durability::Buffered)
+        .open()
+        .unwrap()
+}
+
+/// A leader that had waited for room took another buffer, although one that was alone had used the
+/// last of it up meanwhile.
+#[test]
+fn a_leader_looks_again_whether_there_is_room() {
+    let db = two_buffers();
+    let inner = db.inner();
+    // Nothing is flushed meanwhile.
+    let committer = inner.committer.lock();
+    db.put("a", "v").unwrap();
+    let mut writer = inner.writer.lock();
+    inner.rotate(&mut writer).unwrap();
+    std::thread::scope(|scope| {
+        let leader = scope.spawn(|| db.put("b", "v"));
+        // It has queued up, and waits for the lock, unless it is slow.
+        std::thread::sleep(Duration::from_millis(50));
+        let mut batch = WriteBatch::new();
+        batch.put("c", [0; 70_000]);
+        batch.hash_keys(inner.hash_seed);
+        inner.commit_batches(&mut writer, std::iter::once(&batch)).unwrap();
+        drop(writer);
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(inner.state.load().frozen.len(), 1);
+        drop(committer);
+        leader.join().unwrap().unwrap();
+    });
+    assert_eq!(count(&db), 3);
+}
+
+/// What was noted of an older state, after a newer one's, let writers go past the last buffer.
+#[test]
+fn the_last_buffer_is_known_whoever_looks_at_the_same_time() {
+    for _ in 0..100 {
+        let db = two_buffers();
+        let inner = db.inner();
+        let committer = inner.committer.lock();
+        db.put("a", "v").unwrap();
+        let quarantined = inner.quarantined.lock();
+        std::thread::scope(|scope| {
+            scope.spawn(|| inner.update_pressure());
+            scope.spawn(|| inner.rotate(&mut inner.writer.lock()).unwrap());
+            std::thread::sleep(Duration::from_millis(1));
+            drop(quarantined);
+        });
+        assert!(inner.last_buffer.load(Ordering::Relaxed));
+        drop(committer);
+    }
+}
+
+/// A batch that says something else than it was given was taken as far as it could be read, without a
+/// word.
+#[test]
+fn what_was_logged_and_cannot_be_inserted_stops_writes() {
+    let db = builder(&Env::in_memory(1)).open().unwrap();
+    let mut batch = WriteBatch::new();
+    batch.put("a", "v").put("b", "v");
+    batch.ops.pop();
+    assert!(matches!(db.write(batch), Err(Error::Corruption { .. })));
+    assert!(matches!(db.put("c", "v"), Err(Error::Poisoned { .. })));
+}
+
 fn count(db: &Db) -> usize {
-    db.get_range::<&[u8]>(..).map(|entry| entry.unwrap()).count()
+    db.get_range::<&[u8]>(..).inspect(|entry| assert!(entry.is_ok())).count()
 }

@@ -254,10 +254,10 @@ impl Inner {
 
     /// Replaces what readers see.
     fn change_state(&self, change: impl FnOnce(&ReadState) -> ReadState) {
-        let _held = self.state_change.lock();
+        let held = self.state_change.lock();
         let next = change(&self.state.load());
         self.state.store(Arc::new(next));
-        self.update_pressure();
+        self.note_pressure(&held);
     }
 
     fn register_snapshot(&self) -> SeqNo {

@@ -75,9 +75,8 @@ impl ReadStats {
     }
 
     pub(super) fn from_sums(sums: [u64; READ_COUNTERS]) -> ReadStats {
-        let [a, b, c, d, e, f, g, usual @ ..] = sums;
-        let mut amounts = [a, b, c, d, e, f, g];
-        for (class, count) in ReadStats::USUAL.iter().zip(usual) {
+        let mut amounts: [u64; 7] = std::array::from_fn(|i| sums[i]);
+        for (class, count) in ReadStats::USUAL.iter().zip(&sums[7..]) {
             for (amount, each) in amounts.iter_mut().zip(class.amounts()) {
                 *amount += each * count;
             }

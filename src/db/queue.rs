@@ -40,8 +40,8 @@ pub(super) trait Commits<B> {
     fn wait_for_room(&self, own: &B) -> Result<(), Self::Outcome>;
 
     /// Called by the one that leads: waits until nobody else commits. What comes meanwhile is still
-    /// gathered.
-    fn enter(&self) -> Self::Entered<'_>;
+    /// gathered. `None` if one that was alone took the room meanwhile.
+    fn enter(&self) -> Option<Self::Entered<'_>>;
 
     /// Commits a group; an outcome for each batch.
     fn commit_group(&self, entered: Self::Entered<'_>, group: &[B]) -> Vec<Self::Outcome>;
@@ -123,19 +123,27 @@ impl<B, O> CommitQueue<B, O> {
 
     /// Commits the caller's batch together with what waits, then hands the lead on.
     fn lead<C: Commits<B, Outcome = O>>(&self, own: B, to: &C) -> O {
-        let outcome = match to.wait_for_room(&own) {
-            Ok(()) => self.commit_with_others(own, to),
-            Err(refused) => refused,
+        let outcome = loop {
+            if let Err(refused) = to.wait_for_room(&own) {
+                break refused;
+            }
+            if let Some(entered) = to.enter() {
+                break self.commit_with_others(own, entered, to);
+            }
         };
         self.hand_on();
         outcome
     }
 
-    fn commit_with_others<C: Commits<B, Outcome = O>>(&self, own: B, to: &C) -> O {
+    fn commit_with_others<'a, C: Commits<B, Outcome = O>>(
+        &self,
+        own: B,
+        entered: C::Entered<'a>,
+        to: &'a C,
+    ) -> O {
         let mut bytes = C::bytes(&own);
         let mut batches = vec![own];
         let mut followers = Vec::new();
-        let entered = to.enter();
         let mut queue = self.state.lock();
         while bytes < GROUP_BYTES
             && let Some(waiter) = queue.waiting.pop_front()

@@ -17,6 +17,8 @@ struct Log<const BYTES: u64> {
     queue: CommitQueue<u64, Result<u64, u64>>,
     /// The batch for which there is no room.
     refused: Option<u64>,
+    /// Once, the room that a leader waited for is gone when it enters.
+    loses_room: Mutex<bool>,
 }
 
 impl<const BYTES: u64> Commits<u64> for Log<BYTES> {
@@ -31,8 +33,10 @@ impl<const BYTES: u64> Commits<u64> for Log<BYTES> {
         if self.refused == Some(*own) { Err(Err(*own)) } else { Ok(()) }
     }
 
-    fn enter(&self) -> MutexGuard<'_, ()> {
-        self.writer.lock()
+    fn enter(&self) -> Option<MutexGuard<'_, ()>> {
+        let entered = self.writer.lock();
+        let is_gone = std::mem::take(&mut *self.loses_room.lock());
+        (!is_gone).then_some(entered)
     }
 
     fn commit_group(&self, _entered: MutexGuard<'_, ()>, group: &[u64]) -> Vec<Self::Outcome> {
@@ -70,6 +74,7 @@ fn model<const BYTES: u64>(each: &[u64], refused: Option<u64>) {
         committing: loom::sync::Mutex::default(),
         queue: CommitQueue::default(),
         refused,
+        loses_room: Mutex::new(refused.is_some()),
     });
     let write = |thread: u64, count: u64| {
         let log = Arc::clone(&log);

@@ -337,7 +337,9 @@ impl Inner {
             let writer = self.writer.lock();
             let committer = self.committer.lock();
             let floor = committer.state.log_floor;
-            (open_logs(env, dir, floor, writer.log.id())?, floor, writer.log.end())
+            let mut logs = open_logs(env, dir, floor, writer.log.id())?;
+            logs.end_at(writer.log.end());
+            (logs, floor, writer.log.end())
         };
         {
             // No edit is appended while the manifest is read.

@@ -5,7 +5,8 @@
 //!
 //! Invariants: one thread writes; any number read meanwhile and never wait. A slot below the count
 //! keeps its key for ever; its newest version is replaced by newer ones, which are chained to the
-//! older. The slot is written before the count (Release) that covers it.
+//! older. The slot is written before the count (Release) that covers it, its key's bytes before its
+//! version (Release).
 
 use super::arena::{Arena, Ref};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -153,12 +154,15 @@ impl Leaf {
         let load = |slots: &mut Vec<Slot>, from: &[SharedSlot]| {
             slots.extend(from.iter().filter_map(|slot| slot.load()))
         };
+        // Most are in order already: a sort of all takes longer.
+        let put = |run: &mut Vec<Slot>, slot: Slot| {
+            let at = run.partition_point(|before| compare(arena, before, &slot).is_lt());
+            run.insert(at, slot);
+        };
         let (key, at_end, keeps): (_, _, fn(cmp::Ordering) -> bool) = match part {
             Part::All => {
-                load(run, filled);
-                if !tail.is_empty() {
-                    run.sort_by(|a, b| compare(arena, a, b));
-                }
+                load(run, sorted);
+                tail.iter().filter_map(|slot| slot.load()).for_each(|slot| put(run, slot));
                 return;
             }
             Part::AtOrAfter(key) => (key, true, cmp::Ordering::is_ge),
@@ -171,18 +175,8 @@ impl Leaf {
         let cut =
             sorted.partition_point(|slot| slot.load().is_some_and(|slot| kept(&slot)) != at_end);
         load(run, if at_end { &sorted[cut..] } else { &sorted[..cut] });
-        let before = run.len();
-        run.extend(tail.iter().filter_map(|slot| slot.load()).filter(|slot| kept(slot)));
-        if run.len() > before {
-            run.sort_by(|a, b| compare(arena, a, b));
-        }
-    }
-
-    /// Leaves out of an ordered run of this leaf what is at or after a key, which shares what the
-    /// leaf's keys share.
-    pub(super) fn cut(&self, arena: &Arena, run: &mut Vec<Slot>, end: &[u8]) {
-        let prefix = prefix(end, self.shared);
-        while run.pop_if(|last| self.compare_key(arena, last, prefix, end).is_ge()).is_some() {}
+        let tail = tail.iter().filter_map(|slot| slot.load());
+        tail.filter(|slot| kept(slot)).for_each(|slot| put(run, slot));
     }
 
     /// What a full leaf becomes when a key is added that it has no room for: two leaves, and the key

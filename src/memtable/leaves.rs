@@ -6,7 +6,7 @@
 //!
 //! So a reader that looked up a leaf may meet one that has lost its upper half meanwhile: it looks at
 //! the next separator after it took the leaf, and goes on there if that is not behind what it seeks.
-//! Or it meets one that still has its upper half: it leaves out what is behind that separator.
+//! Or it meets one that still has its upper half: it goes on behind the last key that it saw.
 //!
 //! The writer finds the leaf of a key in an index of its own ([`Ends`]), in half the time that the
 //! skiplist needs.
@@ -46,8 +46,7 @@ impl Leaves {
     }
 
     /// Copies a part of a leaf, in order: of the leaf of this node, or of one behind it, as long as
-    /// `goes_on` takes the next separator. What is copied ends before the next node, which is given
-    /// back behind the node of the leaf.
+    /// `goes_on` takes the next separator. Gives the node of the leaf, and the next one.
     fn copy<'a>(
         &self,
         mut node: Node<'a>,
@@ -64,9 +63,6 @@ impl Leaves {
                 Some(next) if goes_on(next.place().key()) => node = next,
                 next => {
                     leaf.copy(&self.arena, part, run);
-                    if let Some(next) = &next {
-                        leaf.cut(&self.arena, run, next.place().key());
-                    }
                     return (node, next);
                 }
             }

@@ -176,20 +176,20 @@ impl SkipCursor {
     }
 
     /// Goes to the newest version of the key at a place in the run, or to none.
-    fn to_newest(&mut self, at: usize) {
+    fn go_to_newest(&mut self, at: usize) {
         self.newer.clear();
         self.at = at;
         self.go_to(self.run.get(at).map(|slot| slot.newest));
     }
 
     /// The same for the oldest version.
-    fn to_oldest(&mut self, at: usize) {
-        self.to_newest(at);
-        while self.to_older() {}
+    fn go_to_oldest(&mut self, at: usize) {
+        self.go_to_newest(at);
+        while self.go_to_older() {}
     }
 
     /// Goes to the next older version, if there is one.
-    fn to_older(&mut self) -> bool {
+    fn go_to_older(&mut self) -> bool {
         let Some(older) = self.spot.entry().and_then(|entry| entry.prev()) else { return false };
         self.newer.extend(self.current);
         self.go_to(Some(older));
@@ -205,13 +205,13 @@ impl SkipCursor {
     /// The run is new, and the cursor goes to its first key.
     fn begin(&mut self) {
         self.to_the_end = true;
-        self.to_newest(0);
+        self.go_to_newest(0);
     }
 
     /// The run is new, and the cursor goes to its last key.
     fn begin_at_the_end(&mut self) {
         self.to_the_end = false;
-        self.to_oldest(self.run.len().wrapping_sub(1));
+        self.go_to_oldest(self.run.len().wrapping_sub(1));
     }
 }
 
@@ -236,7 +236,7 @@ impl Cursor for SkipCursor {
     }
 
     fn next(&mut self) -> Result<()> {
-        if !self.valid() || self.to_older() {
+        if !self.valid() || self.go_to_older() {
             return Ok(());
         }
         if self.at == 0 {
@@ -244,7 +244,7 @@ impl Cursor for SkipCursor {
         }
         if self.at + 1 < self.run.len() {
             self.ask_for(std::iter::once(self.at + AHEAD));
-            self.to_newest(self.at + 1);
+            self.go_to_newest(self.at + 1);
             return Ok(());
         }
         if let Some(entry) = self.spot.entry() {
@@ -269,7 +269,7 @@ impl Cursor for SkipCursor {
         }
         if let Some(before) = self.at.checked_sub(1) {
             self.ask_for(before.checked_sub(AHEAD).into_iter());
-            self.to_oldest(before);
+            self.go_to_oldest(before);
             return Ok(());
         }
         if let Some(entry) = self.spot.entry() {
@@ -313,7 +313,7 @@ impl Cursor for SkipCursor {
 
     fn skip_newer(&mut self, key: &[u8], snapshot: SeqNo) -> Result<()> {
         while self.valid() && self.seqno() > snapshot && self.key() == key {
-            if !self.to_older() {
+            if !self.go_to_older() {
                 return self.next();
             }
         }

@@ -205,7 +205,7 @@ fn shaped(shape: u64, n: u64) -> Vec<u8> {
 
 #[test]
 fn keys_of_every_shape_are_in_order_while_they_are_added() {
-    for shape in 0..9 {
+    for shape in (0..9).step_by(if cfg!(miri) { 4 } else { 1 }) {
         let table = Arc::new(SkipMemtable::default());
         let mut model = BTreeMap::new();
         let rng = SeededEntropy::new(shape);
@@ -222,6 +222,9 @@ fn keys_of_every_shape_are_in_order_while_they_are_added() {
                 let mut back = walk(&mut *cursor, false);
                 back.reverse();
                 assert!(back == want, "shape {shape} at {n}, backwards");
+            }
+            if cfg!(miri) && !n.is_multiple_of(10) {
+                continue;
             }
             // Seeks to keys that are there, and beside them.
             let mut key = shaped(shape, rng.next_u64() % (n + 9));

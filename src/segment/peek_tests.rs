@@ -38,9 +38,9 @@ fn lazily(bytes: &[u8], key: &[u8], hash: u64, snapshot: u64) -> Result<Said, Ma
 /// By looking at every entry of a block that was checked.
 fn plainly(block: &Block, hashes: &[u8], key: &[u8], hash: u64, snapshot: u64) -> Said {
     let mut here = false;
-    for i in 0..block.len() {
+    for (i, byte) in hashes.iter().enumerate() {
         let entry = block.entry(i).unwrap();
-        if hashes[i] != hash_byte(hash) || block.key(i) != key {
+        if *byte != hash_byte(hash) || block.key(i) != key {
             continue;
         }
         here = true;

@@ -34,7 +34,13 @@ struct Target(Option<usize>);
 enum Segments {
     #[cfg(test)]
     Listed(Vec<Arc<Segment>>),
-    InTree { tree: Arc<Tree>, level: usize, run: usize, from: usize, to: usize },
+    InTree {
+        tree: Arc<Tree>,
+        level: usize,
+        run: usize,
+        from: usize,
+        to: usize,
+    },
 }
 
 impl Segments {

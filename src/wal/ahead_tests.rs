@@ -193,6 +193,25 @@ fn a_crash_at_any_point_leaves_a_prefix_with_all_that_was_synced() {
     assert!(images.load(order) > 2000);
 }
 
+/// Verifying an open database met the end of the file too early, when the log was cut meanwhile.
+#[test]
+fn a_walk_over_an_open_log_goes_on_when_its_zeros_are_cut_off() {
+    let env = env();
+    let mut log = create(&env, 1, None).unwrap();
+    (0..50).for_each(|n| append_synced(&mut log, n));
+    let mut logs = open_logs(&env, Path::new(DIR), LogId(1), log.id()).unwrap();
+    logs.end_at(log.end());
+    log.cut_ahead();
+    let mut seen = 0;
+    let floor = Some(LogId(1));
+    let walk = logs.walk(Path::new(DIR), Some(DATABASE), floor, Some(log.end()), &mut |_, _| {
+        seen += 1;
+        Ok(())
+    });
+    let walk = walk.unwrap();
+    assert_eq!((seen, walk.holes.len(), logs.bytes()), (50, 0, log.end()));
+}
+
 /// Nothing may be appended to a log whose last append failed, and no zeros either.
 #[test]
 fn a_log_that_must_rotate_gets_no_zeros() {

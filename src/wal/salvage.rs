@@ -117,6 +117,15 @@ enum Head {
 }
 
 impl LogFiles {
+    /// Notes where the records of the newest log end. What is behind them may be cut off at any time
+    /// while the database is open, so it is not read.
+    pub(crate) fn end_at(&mut self, end: u64) {
+        if let Some(mut newest) = self.all.last_entry() {
+            let log = newest.get_mut();
+            log.len = log.len.min(end);
+        }
+    }
+
     /// The length of all of them, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.all.values().map(|log| log.len).sum()

@@ -51,6 +51,10 @@ impl Model {
         let arena = &self.leaves.arena;
         let (mut run, mut found) = (Vec::new(), Vec::new());
         if forward {
+            // A key that moves when its leaf splits.
+            self.leaves.forward(KEYSPACE, Part::AtOrAfter(&[8]), &mut run);
+            let first = run.first().and_then(|slot| arena.entry(slot.newest));
+            assert_eq!(first.map(|entry| entry.key()), Some(&[8][..]), "the walk at {visible}");
             self.leaves.forward(KEYSPACE, Part::AtOrAfter(&[]), &mut run);
         } else {
             self.leaves.backward(KEYSPACE, Part::All, &mut run);
