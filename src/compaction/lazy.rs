@@ -11,7 +11,9 @@
 //!
 //! The bottom is merged when the estimated space amplification exceeds `1 + a` (`a` = [`ALPHA_BUSY`]
 //! while writes come in, [`ALPHA_CALM`] otherwise), or when what lies above exceeds [`GROWTH`] times
-//! the bottom. Each time it is one slice: the one that gains most for what it rewrites. So slices
+//! the bottom. While writes come in `runs` runs must lie above it besides: a small database takes in
+//! many flushes at once, since a point read costs the same however many runs there are.
+//! Each time it is one slice: the one that gains most for what it rewrites. So slices
 //! are merged all the time and in turn, and a uniformly overwritten one has collected `2a` of its
 //! size when its turn comes: an entry is rewritten `(1 + 2a) / 2a` times by the bottom (2.5 times at
 //! `a` = 1/3), however large the database is. No merge is larger than a slice.
@@ -22,9 +24,10 @@
 //! `runs` whole ones (half as many again if slices empty the level), or when there are
 //! [`MOST_RUNS`] times `runs` of whatever size, they are merged
 //! into a new run of the next level (level 5: into one of its own). So a range read merges at most
-//! `3 × runs` runs of each level, and with flushes of `m` bytes `log(a × bottom / m) / log(runs)`
-//! levels are in use: at 8 runs, 64 MiB and 1 TiB four. Level 0 can exceed this while compaction is
-//! behind, which back-pressure ends.
+//! `2 × runs` runs of each level, and with flushes of `m` bytes `log(a × bottom / m) / log(runs)`
+//! levels are in use: at 16 runs, 64 MiB and 1 TiB three or four. Level 0 can exceed this while
+//! compaction is behind, which back-pressure ends. When nothing is written, [`CALM_RUNS`] whole runs of
+//! a level are merged, so that range reads have few.
 //!
 //! If a level's segments are much wider than a slice (the pieces would have been too small), slices
 //! are not taken from it and those above it: they would drag half of the bottom along. It empties
@@ -49,11 +52,13 @@ use crate::version::{Run, Segment, Tree};
 /// The share of dead weight that is let be while writes come in.
 pub(crate) const ALPHA_BUSY: f64 = 1.0 / 3.0;
 /// The same when none do.
-pub(crate) const ALPHA_CALM: f64 = 0.08;
+pub(crate) const ALPHA_CALM: f64 = 0.25;
 /// New data is merged into the bottom at this share of it.
 const GROWTH: f64 = 0.7;
 /// How many times `runs` a level may have, if they are small.
-const MOST_RUNS: usize = 3;
+const MOST_RUNS: usize = 2;
+/// How many whole runs a level may have when nothing is written.
+const CALM_RUNS: usize = 4;
 
 /// See the module's text.
 #[derive(Clone, Copy, Debug)]
@@ -147,7 +152,7 @@ impl LazyLeveling {
 
     /// Whether the bottom is to be merged.
     fn is_due(&self, space: &Space, runs_above: usize, mood: Mood) -> bool {
-        let enough = if mood == Mood::Busy { (self.runs / 2).max(1) } else { 1 };
+        let enough = if mood == Mood::Busy { self.runs } else { 1 };
         runs_above >= enough
             && (space.amplification() > 1.0 + self.alpha(mood)
                 || space.newer as f64 > GROWTH * space.oldest as f64)
@@ -253,6 +258,10 @@ impl Strategy for LazyLeveling {
         }
         // What cannot be cut into slices yet can once it is larger.
         if due && let Some(job) = (0..from.min(BOTTOM)).find_map(merge) {
+            return Some(job);
+        }
+        let many = |level: &usize| whole_runs(&tree.levels[*level]) + 0.1 >= CALM_RUNS as f64;
+        if let Some(job) = (0..BOTTOM).filter(many).find_map(merge) {
             return Some(job);
         }
         self.join_crumbs(tree, now)

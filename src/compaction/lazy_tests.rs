@@ -50,21 +50,21 @@ fn a_slice_takes_what_older_runs_share_with_it_and_leaves_newer_data_above() {
 #[test]
 fn slices_are_due_by_what_is_superseded() {
     let (home, ids) = (home(), Ids(Cell::new(0)));
-    let none = Busy::default();
-    let mut shape = vec![(6, 1, 0..100), (6, 1, 100..200), (0, 5, 10..24), (0, 6, 120..134)];
+    let (none, lazy) = (Busy::default(), LazyLeveling { runs: 3, ..LAZY });
+    let mut shape = vec![(6, 1, 0..100), (6, 1, 100..200), (0, 5, 10..40), (0, 6, 120..150)];
     let few = tree(&home, &ids, &shape);
-    assert!(LAZY.pick(&few, &now(&none)).is_none(), "an eighth is let be");
-    assert!(LAZY.pick(&few, &calm(&none)).is_some(), "unless there is time");
-    shape.push((0, 7, 110..150));
+    assert!(lazy.pick(&few, &now(&none)).is_none(), "three tenths are let be");
+    assert!(lazy.pick(&few, &calm(&none)).is_some(), "unless there is time");
+    shape.push((0, 7, 110..160));
     let more = tree(&home, &ids, &shape);
-    assert!(LAZY.pick(&more, &now(&none)).is_some());
-    let job = LAZY.pick(&more, &now(&none)).unwrap();
+    assert!(lazy.pick(&more, &now(&none)).is_some());
+    let job = lazy.pick(&more, &now(&none)).unwrap();
     assert_eq!(starts(&job), [vec![110], vec![120], vec![100]], "the slice with most above it");
     // Known not to be garbage, it stays; known to be, it goes.
     let known = Situation { garbage_known: true, ..now(&none) };
-    assert!(LAZY.pick(&more, &known).is_none());
-    more.levels[6][0].segments[0].add_garbage(60);
-    let job = LAZY.pick(&more, &known).unwrap();
+    assert!(lazy.pick(&more, &known).is_none());
+    more.levels[6][0].segments[0].add_garbage(90);
+    let job = lazy.pick(&more, &known).unwrap();
     assert_eq!(starts(&job), [vec![10], vec![0]], "the slice with most garbage");
     assert_eq!(Space::of(&more, true).garbage, more.levels[6][0].segments[0].garbage_bytes());
 }
@@ -72,12 +72,13 @@ fn slices_are_due_by_what_is_superseded() {
 #[test]
 fn new_data_joins_the_bottom_once_there_is_much_of_it() {
     let (home, ids) = (home(), Ids(Cell::new(0)));
-    let none = Busy::default();
+    let (none, lazy) = (Busy::default(), LazyLeveling { runs: 2, ..LAZY });
     let known = Situation { garbage_known: true, ..now(&none) };
     let less = tree(&home, &ids, &[(6, 1, 0..200), (0, 5, 0..60), (0, 6, 90..150)]);
-    assert!(LAZY.pick(&less, &known).is_none());
+    assert!(lazy.pick(&less, &known).is_none());
     let much = tree(&home, &ids, &[(6, 1, 0..200), (0, 5, 0..90), (0, 6, 90..170)]);
-    assert!(LAZY.pick(&much, &known).is_some());
+    assert!(lazy.pick(&much, &known).is_some());
+    assert!(LAZY.pick(&much, &known).is_none(), "with more runs at a time");
 }
 
 #[test]

@@ -52,7 +52,7 @@ impl Default for Background {
 ///
 /// | | written | space | runs | for |
 /// |---|---|---|---|---|
-/// | `Lazy` | 3.5, and 1 for each level of runs below the first | 1.33; 1.08 once it rests | up to 3 × `level0_runs` a level | nearly everything |
+/// | `Lazy` | 3.5, and 1 for each level of runs below the first | 1.33 or `level0_runs` flushes; 1.25 once it rests | up to 2 × `level0_runs` a level | nearly everything |
 /// | `Leveled` | up to 10 for each level | 1.1 to 1.4 | `level0_runs` + 1 a level | reading ranges far more than writing |
 /// | `Tiered` | log(n) / log(`level0_runs`) | up to `level0_runs` | `level0_runs` a level | writing, and room to spare |
 /// | `Fifo` | 1 | the cap | all flushes within the cap | logs, time series, caches |
@@ -271,7 +271,7 @@ impl Builder {
     /// How many runs a level collects before they are merged, 1 to 64: level 0 for
     /// [`Compaction::Leveled`], every level above the bottom otherwise; no matter for
     /// [`Compaction::Fifo`]. More is cheaper to write and dearer to read ranges from. A merge takes
-    /// two runs at least. Default 8, for `Leveled` 4.
+    /// two runs at least. Default 16, for `Leveled` 4, for the others 8.
     ///
     /// Writes are slowed down once level 0 has twice as many.
     pub fn level0_runs(mut self, runs: usize) -> Self {
@@ -374,7 +374,11 @@ impl Options {
     }
 
     fn runs_per_level(&self) -> usize {
-        let usual = if self.compaction == Compaction::Leveled { 4 } else { 8 };
+        let usual = match self.compaction {
+            Compaction::Lazy => 16,
+            Compaction::Leveled => 4,
+            Compaction::Tiered | Compaction::Fifo { .. } => 8,
+        };
         self.level0_runs.unwrap_or(usual)
     }
 

@@ -287,7 +287,7 @@ fn lazy_leveling_writes_little_and_stays_small() {
         }
         amounts.push((written(&db) - before) as f64 / (40_000.0 * 108.0));
         let keyspace = &db.stats().keyspaces[0];
-        assert!(keyspace.range_runs <= 3 * 8 + 2, "{}", keyspace.range_runs);
+        assert!(keyspace.range_runs <= 2 * 16 + 2, "{}", keyspace.range_runs);
         db.wait_idle().unwrap();
         let (idle, amplified) =
             (db.stats().segment_bytes(), db.stats().keyspaces[0].space_amplification());
@@ -297,7 +297,7 @@ fn lazy_leveling_writes_little_and_stays_small() {
         let times = |bytes: u64| bytes as f64 / least as f64;
         assert!(times(sizes[10]) < 1.55, "{compaction:?}: median {:.2}", times(sizes[10]));
         if compaction == Compaction::Lazy {
-            assert!(times(idle) < 1.12 && amplified < 1.09, "{} {amplified}", times(idle));
+            assert!(times(idle) < 1.29 && amplified < 1.26, "{} {amplified}", times(idle));
         }
     }
     assert!(amounts[0] < 0.75 * amounts[1], "written for each byte put: {amounts:?}");
@@ -327,7 +327,7 @@ fn tidying_up_waits_for_a_second_without_writes() {
         db.put(n.to_be_bytes(), [7; 100]).unwrap();
     }
     db.compact_range::<&[u8]>(..).unwrap();
-    for n in (0..8_000u64).step_by(5) {
+    for n in (0..8_000u64).step_by(3) {
         db.put(n.to_be_bytes(), [8; 100]).unwrap();
     }
     db.flush().unwrap();
@@ -340,7 +340,7 @@ fn tidying_up_waits_for_a_second_without_writes() {
     clock.sleep(Duration::from_millis(200));
     assert!(inner.compact_one().unwrap());
     while inner.compact_one().unwrap() {}
-    assert!(db.stats().keyspaces[0].space_amplification() <= 1.08);
+    assert!(db.stats().keyspaces[0].space_amplification() <= 1.25);
 }
 
 #[test]
