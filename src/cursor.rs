@@ -37,6 +37,18 @@ impl Bounds {
             Bound::Unbounded => true,
         }
     }
+
+    /// Whether `key` is the first that there may be.
+    #[inline]
+    pub(crate) fn begin_at(&self, key: &[u8]) -> bool {
+        matches!(&self.lower, Bound::Included(bound) if key == &bound[..])
+    }
+
+    /// Whether `key` is the last that there may be.
+    #[inline]
+    pub(crate) fn end_at(&self, key: &[u8]) -> bool {
+        matches!(&self.upper, Bound::Included(bound) if key == &bound[..])
+    }
 }
 
 /// Where to go.

@@ -143,13 +143,13 @@ fn a_leader_looks_again_whether_there_is_room() {
     std::thread::scope(|scope| {
         let leader = scope.spawn(|| db.put("b", "v"));
         // It has queued up, and waits for the lock, unless it is slow.
-        std::thread::sleep(Duration::from_millis(50));
+        wait(Duration::from_millis(50));
         let mut batch = WriteBatch::new();
         batch.put("c", [0; 70_000]);
         batch.hash_keys(inner.hash_seed);
         inner.commit_batches(&mut writer, std::iter::once(&batch)).unwrap();
         drop(writer);
-        std::thread::sleep(Duration::from_millis(50));
+        wait(Duration::from_millis(50));
         assert_eq!(inner.state.load().frozen.len(), 1);
         drop(committer);
         leader.join().unwrap().unwrap();
@@ -169,7 +169,7 @@ fn the_last_buffer_is_known_whoever_looks_at_the_same_time() {
         std::thread::scope(|scope| {
             scope.spawn(|| inner.update_pressure());
             scope.spawn(|| inner.rotate(&mut inner.writer.lock()).unwrap());
-            std::thread::sleep(Duration::from_millis(1));
+            wait(Duration::from_millis(1));
             drop(quarantined);
         });
         assert!(inner.last_buffer.load(Ordering::Relaxed));
@@ -191,4 +191,9 @@ fn what_was_logged_and_cannot_be_inserted_stops_writes() {
 
 fn count(db: &Db) -> usize {
     db.get_range::<&[u8]>(..).inspect(|entry| assert!(entry.is_ok())).count()
+}
+
+/// Lets other threads go on for a while.
+fn wait(time: Duration) {
+    Env::default().clock.sleep(time);
 }

@@ -516,6 +516,8 @@ mod found_tests;
 #[cfg(test)]
 mod point_tests;
 #[cfg(test)]
+mod range_tests;
+#[cfg(test)]
 mod repair_tests;
 
 #[cfg(test)]

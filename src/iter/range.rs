@@ -205,6 +205,9 @@ impl RangeIter {
             // Only now, so that an entry is given even if what follows it cannot be read.
             Some(merge) => {
                 if let At::Given = front.at {
+                    if bounds.end_at(&front.key) {
+                        return Ok(false);
+                    }
                     merge.pass(&front.key)?;
                 }
                 merge
@@ -258,6 +261,7 @@ impl RangeIter {
         let merge = match &mut back.merge {
             Some(merge) => {
                 match back.at {
+                    At::Given | At::Sought if bounds.begin_at(&back.key) => return Ok(false),
                     At::Given => merge.prev()?,
                     At::Sought => merge.pass_back(&back.key)?,
                     At::Ahead => {}

@@ -407,3 +407,25 @@ fn readers_beside_the_writer_see_all_that_was_written_and_nothing_torn() {
     check_walk(&table, writes, true);
     check_walk(&table, writes, false);
 }
+
+#[test]
+fn walks_end_behind_the_last_leaf_however_few_keys_it_has() {
+    let table = Arc::new(SkipMemtable::default());
+    for n in 0..if cfg!(miri) { 12 } else { 260u64 } {
+        // Keys in order: each full leaf gets a neighbour of one key, which is its separator too.
+        insert(&table, 4, &n.to_be_bytes(), n + 1, Kind::Put, b"");
+        let mut cursor = Arc::clone(&table).cursor(KeyspaceId(4));
+        cursor.seek(Seek::First).unwrap();
+        for expected in 0..=n {
+            assert_eq!(cursor.key(), expected.to_be_bytes());
+            cursor.next().unwrap();
+        }
+        assert!(!cursor.valid());
+        cursor.seek(Seek::Last).unwrap();
+        for expected in (0..=n).rev() {
+            assert_eq!(cursor.key(), expected.to_be_bytes());
+            cursor.prev().unwrap();
+        }
+        assert!(!cursor.valid());
+    }
+}

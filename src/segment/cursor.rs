@@ -120,27 +120,26 @@ impl SegmentCursor {
         Ok(block)
     }
 
-    /// Whether a walk on from the block at this position leaves the bounds.
-    fn leaves_bounds(&self, position: &Position, direction: Direction) -> bool {
-        // A separator is at or above all keys of its block and below all keys of the next.
-        self.bounds.as_ref().is_some_and(|bounds| match direction {
-            Direction::Forward => position.ends(bounds),
-            Direction::Backward => position.begins(bounds),
-        })
-    }
-
     /// The block after or before the one at this position, unless it lies beyond the bounds.
-    fn neighbour(&self, position: Position, direction: Direction) -> Result<Option<Position>> {
-        match direction {
-            Direction::Forward => {
-                if self.leaves_bounds(&position, direction) {
+    fn neighbour(
+        &self,
+        position: Position,
+        block: &Block,
+        direction: Direction,
+    ) -> Result<Option<Position>> {
+        match (direction, &self.bounds) {
+            (Direction::Forward, bounds) => {
+                let last = || block.key(block.len() - 1);
+                if bounds.as_ref().is_some_and(|bounds| position.ends(bounds, last())) {
                     return Ok(None);
                 }
                 self.reader.following(position)
             }
-            Direction::Backward => {
+            (Direction::Backward, bounds) => {
                 let before = self.reader.preceding(position)?;
-                Ok(before.filter(|before| !self.leaves_bounds(before, direction)))
+                let is_within =
+                    |before: &Position| bounds.as_ref().is_none_or(|bounds| !before.begins(bounds));
+                Ok(before.filter(is_within))
             }
         }
     }
@@ -166,7 +165,7 @@ impl SegmentCursor {
                 self.at = block.entry(i).map(|entry| At { position: here, block, i, entry });
                 return Ok(());
             }
-            position = self.neighbour(here, direction)?;
+            position = self.neighbour(here, &block, direction)?;
             place = if direction == Direction::Forward { Place::First } else { Place::Last };
         }
     }
@@ -178,7 +177,7 @@ impl SegmentCursor {
         let Some(at) = self.at.take() else { return Ok(()) };
         let place = if direction == Direction::Forward { Place::First } else { Place::Last };
         self.window.walked(direction);
-        let next = self.neighbour(at.position, direction)?;
+        let next = self.neighbour(at.position, &at.block, direction)?;
         self.go(next, None, place)?;
         // This is a walk: the block behind will probably be wanted too.
         if let Some(at) = &self.at {

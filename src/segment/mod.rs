@@ -22,6 +22,8 @@
 //! time and are `Send`.
 
 mod ahead;
+#[cfg(test)]
+mod ahead_tests;
 mod block;
 mod bloom;
 mod cursor;

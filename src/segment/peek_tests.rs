@@ -181,3 +181,32 @@ fn lookups_without_a_cache_read_every_block_of_every_shape() {
         assert_eq!(reader.get(b"none").unwrap(), None);
     }
 }
+
+#[test]
+fn a_lookup_never_passes_over_an_entry_that_it_cannot_read() {
+    let mut random = Random(8);
+    let mut refused = 0;
+    for original in blocks(&mut random) {
+        let (block, _) = Block::decode(&Bytes::from(original.clone()), 0, 0).unwrap();
+        if block.payload_len() != original.len() - BLOCK_HEADER_LEN {
+            continue;
+        }
+        let hashes = BLOCK_HEADER_LEN + block.hash_bytes_at();
+        for i in 0..block.len() {
+            let key = block.key(i);
+            let mut bytes = original.clone();
+            for at in 0..block.len() {
+                bytes[hashes + at] = hash_byte(key_hash(block.key(at), 0));
+            }
+            let entry = block.entry(i).unwrap();
+            let seqno_len = if entry.seqno == SeqNo(0) { 0 } else { 8 };
+            // A reserved flag of the version that is looked for; older ones may stand behind it.
+            bytes[BLOCK_HEADER_LEN + entry.key.start - seqno_len - 1] |= 0x80;
+            seal_block(&mut bytes, 0, 0);
+            let hash = key_hash(key, 0);
+            assert!(lazily(&bytes, key, hash, entry.seqno.0).is_err(), "entry {i}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 100, "{refused}");
+}

@@ -78,12 +78,16 @@ impl Position {
         self.index.block(self.block)
     }
 
-    /// Whether all blocks behind this one lie beyond the bounds.
-    pub(super) fn ends(&self, bounds: &Bounds) -> bool {
+    /// Whether all blocks behind this one, which ends with the key `last`, lie beyond the bounds.
+    pub(super) fn ends(&self, bounds: &Bounds, last: &[u8]) -> bool {
         match &bounds.upper {
-            Bound::Included(key) | Bound::Excluded(key) => {
-                self.index.cmp_separator(self.block, key) != Ordering::Less
-            }
+            Bound::Included(key) => match self.index.cmp_separator(self.block, key) {
+                Ordering::Less => false,
+                // Its versions may go on in the next block; then that begins with the separator.
+                Ordering::Equal => last != &key[..],
+                Ordering::Greater => true,
+            },
+            Bound::Excluded(key) => self.index.cmp_separator(self.block, key) != Ordering::Less,
             Bound::Unbounded => false,
         }
     }
