@@ -21,7 +21,7 @@ use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, MutexGuard};
 use crate::types::{Kind, LogId, SeqNo};
 use crate::vfs::VfsFile;
-use crate::wal::{LOG_HEADER_LEN, LogWriter, Op, encode_op, encoded_len};
+use crate::wal::{LOG_HEADER_LEN, LogWriter, Op, RECORD_HEADER_LEN, encode_op, encoded_len};
 use std::time::Duration;
 
 /// How many operations of a batch ahead of its insert the memtable is told of a key.
@@ -216,7 +216,8 @@ impl Inner {
         writer.log.append_payload(first, count)?;
         self.sync.note_appended(writer.log.end());
         self.note_mentioned(&writer.log);
-        self.counters.written(count, writer.log.end() - start);
+        let record = writer.log.end() - start;
+        self.counters.written(count, record - RECORD_HEADER_LEN as u64);
         if durability == Durability::Sync {
             writer.log.write_ahead();
         }

@@ -12,7 +12,7 @@ use crate::types::{LogId, SeqNo};
 pub(crate) const HEADER_LEN: u64 = 64;
 
 /// The length of a record's header, in bytes.
-pub(super) const RECORD_HEADER_LEN: usize = 26;
+pub(crate) const RECORD_HEADER_LEN: usize = 26;
 
 /// The longest payload that a record's length field can say.
 pub(super) const MAX_PAYLOAD_LEN: u64 = (1 << 40) - 1;

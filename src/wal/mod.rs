@@ -41,7 +41,9 @@ mod salvage;
 mod tests;
 mod writer;
 
-pub(crate) use format::{HEADER_LEN as LOG_HEADER_LEN, log_file_name, parse_log_file_name};
+pub(crate) use format::{
+    HEADER_LEN as LOG_HEADER_LEN, RECORD_HEADER_LEN, log_file_name, parse_log_file_name,
+};
 pub use fuzz::wal_bytes;
 pub(crate) use ops::{Op, Ops, encode_op, encoded_len};
 pub(crate) use renew::renew;
