@@ -60,8 +60,10 @@ impl Default for Background {
 #[non_exhaustive]
 pub enum Compaction {
     /// Lazy leveling, the default: runs above, one sorted run at the bottom, which is merged in
-    /// small slices when about a quarter of the files is superseded, and further when nothing is
-    /// written for a second. A merge needs room for one slice, never for the whole again.
+    /// small slices when about a quarter of the files is superseded and `level0_runs` runs lie above
+    /// it, and further when nothing is written for a second. So a database of few flushes may take twice
+    /// its size while it is written to. A merge needs room for one slice; only the first, which makes
+    /// the bottom of all runs, for as much again as there is.
     #[default]
     Lazy,
     /// Every level below the first is one sorted run, ten times as large as the one above.
