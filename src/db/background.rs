@@ -8,7 +8,7 @@
 //!
 //! Writes are slowed smoothly, by time per byte. With `r` runs on the fullest level 0 and the option
 //! `level0_runs` = `t`, compaction is behind by `x = (r - 2t) / 4t`. For lazy leveling `r` is how
-//! many runs of the size of the largest the level makes, or a third of all its runs if that is more:
+//! many runs of the size of the largest the level makes, or half of all its runs if that is more:
 //! runs that were mostly merged away hardly count. FIFO has nothing to wait for: `x = 0`. With all
 //! other write buffers
 //! waiting to be flushed and the active one filled to a share `f`, flushing is behind by

@@ -214,7 +214,8 @@ impl Builder {
     }
 
     /// The budget of the key map, in bytes of memory. Default 512 MiB. It takes 5 to 6 bytes for
-    /// each key in each sorted run, and no more than that: the budget is only its limit. For keys
+    /// each key in each sorted run (up to 6.4 where it was just rebuilt), and no more than that: the
+    /// budget is only its limit. For keys
     /// beyond, point reads ask the hash run of each sorted run: the share of such reads grows
     /// smoothly as the budget shrinks. 0 turns the map off. While a 256th part of the map is
     /// rebuilt, it exceeds this by so much.
