@@ -35,10 +35,12 @@ impl Engine for Ashlar {
 
     fn stats(&self) -> BTreeMap<&'static str, f64> {
         let stats = self.0.stats();
+        let runs: usize = stats.keyspaces.iter().map(|keyspace| keyspace.range_runs).sum();
         BTreeMap::from([
             ("key_map_bytes", stats.key_map.bytes as f64),
             ("cache_bytes", stats.cache_bytes as f64),
             ("memtable_bytes", stats.memtable_bytes as f64),
+            ("range_runs", runs as f64),
             ("segment_bytes", stats.segment_bytes() as f64),
             ("flushed_bytes", stats.flushed_bytes as f64),
             ("compacted_bytes", stats.compacted_bytes as f64),
