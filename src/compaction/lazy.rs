@@ -33,6 +33,13 @@
 //! are not taken from it and those above it: they would drag half of the bottom along. It empties
 //! by merging runs.
 //!
+//! # Range reads
+//!
+//! Each seek counts for the segments above the bottom that it had to look into. When those of a slice,
+//! or of a level's runs, have cost as much as merging them does, they are merged ([`SEEK_BYTES`]): so
+//! what reads and merges cost together is at most about twice what it would be if one had known, and who
+//! never reads ranges pays nothing. LevelDB's "seek compaction" is the idea's source.
+//!
 //! # Sequential writes
 //!
 //! What shares no keys with anything older moves to the bottom as it is, unless it is so small that
@@ -59,6 +66,9 @@ const GROWTH: f64 = 0.7;
 const MOST_RUNS: usize = 2;
 /// How many whole runs a level may have when nothing is written.
 const CALM_RUNS: usize = 4;
+/// What a seek in one more run costs, in bytes merged in the same time: some 256. Twice that, since
+/// somebody waits for the read and nobody for the merge.
+const SEEK_BYTES: u64 = 512;
 
 /// See the module's text.
 #[derive(Clone, Copy, Debug)]
@@ -191,6 +201,38 @@ impl LazyLeveling {
         self.merge(tree, &gather(tree, 0..=BOTTOM, Span::ALL), now)
     }
 
+    /// What seeks have paid for: the slice that is worth most, or else the runs of a level.
+    fn paid_by_seeks(&self, tree: &Tree, from: usize, now: &Situation<'_>) -> Option<Job> {
+        let paid = |s: &Arc<Segment>| s.seeks().saturating_mul(SEEK_BYTES);
+        // If many together are worth their merge, then at least one is.
+        if !above_bottom(tree).any(|s| paid(s) >= s.meta.file_len) {
+            return None;
+        }
+        let sum = |inputs: &[&[Arc<Segment>]], of: &dyn Fn(&Arc<Segment>) -> u64| -> f64 {
+            inputs.iter().copied().flatten().map(of).sum::<u64>() as f64
+        };
+        let worth = |inputs: &[&[Arc<Segment>]]| {
+            let newer = &inputs[..inputs.len().saturating_sub(1)];
+            sum(newer, &paid) / sum(inputs, &|s| s.meta.file_len).max(1.0)
+        };
+        let best = slices(tree, self.segment_bytes / 2)
+            .map(|span| gather(tree, from..=BOTTOM, span))
+            .map(|inputs| (worth(&inputs), inputs))
+            .filter(|(worth, _)| *worth >= 1.0)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        if let Some(job) = best.and_then(|(_, inputs)| self.merge(tree, &inputs, now)) {
+            return Some(job);
+        }
+        let are_worth_it = |level: &usize| {
+            let runs = &tree.levels[*level];
+            let inputs: Vec<_> = runs.iter().map(|run| &run.segments[..]).collect();
+            // One run remains.
+            let saved = runs.len().saturating_sub(1) as f64 / runs.len().max(1) as f64;
+            sum(&inputs, &paid) * saved >= sum(&inputs, &|s| s.meta.file_len).max(1.0)
+        };
+        (0..BOTTOM).filter(are_worth_it).find_map(|at| merge_runs(tree, at, BOTTOM - 1, now.busy))
+    }
+
     /// Neighbours in the bottom that are too small.
     fn join_crumbs(&self, tree: &Tree, now: &Situation<'_>) -> Option<Job> {
         let run = tree.levels[BOTTOM].last()?;
@@ -251,6 +293,9 @@ impl Strategy for LazyLeveling {
         if let Some(job) =
             (from..BOTTOM).filter(|level| self.is_full(&tree.levels[*level], true)).find_map(merge)
         {
+            return Some(job);
+        }
+        if let Some(job) = self.paid_by_seeks(tree, from, now) {
             return Some(job);
         }
         if now.mood == Mood::Busy {

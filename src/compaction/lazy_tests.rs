@@ -5,6 +5,7 @@ use super::tests::{Ids, KS, home, now, segment, spec, starts, tree, without};
 use super::*;
 use crate::memtable::{Memtable, SkipMemtable};
 use crate::types::Kind;
+use crate::version::Run;
 use std::cell::Cell;
 
 const LAZY: LazyLeveling =
@@ -201,4 +202,34 @@ fn output_is_cut_at_the_keys_asked_for_unless_the_piece_would_be_tiny() {
     // Twenty kilobytes are about 32 keys: the cut at 51 and that at 10 are passed over.
     assert_eq!(firsts(&write(&[10, 50, 51, 90], 20_000)), [0, 50, 90]);
     assert_eq!(firsts(&write(&[50, 90], 1 << 20)), [0]);
+}
+
+#[test]
+fn what_range_reads_look_into_is_merged_once_they_have_paid_for_it() {
+    let (home, ids) = (home(), Ids(Cell::new(0)));
+    let none = Busy::default();
+    let shape = [(0, 5, 10..40), (0, 6, 120..150), (6, 1, 0..100), (6, 1, 100..200)];
+    let full = tree(&home, &ids, &shape);
+    let lazy = LazyLeveling { runs: 8, alpha_busy: 1.0, ..LAZY };
+    assert!(lazy.pick(&full, &now(&none)).is_none(), "nothing is due");
+    let seek = |run: usize, times: u64| {
+        (0..times).for_each(|_| full.levels[0][run].segments[0].note_seek());
+    };
+    // A seek into the slice of the older run costs what looking into that one more costs.
+    let (upper, bottom) = (&full.levels[0][1].segments[0], &full.levels[6][0].segments[0]);
+    let due = (upper.meta.file_len + bottom.meta.file_len).div_ceil(512);
+    seek(1, due - 1);
+    assert!(lazy.pick(&full, &now(&none)).is_none(), "a little less than it costs");
+    seek(1, 1);
+    let job = lazy.pick(&full, &now(&none)).unwrap();
+    assert_eq!((starts(&job), job.output_level), (vec![vec![10], vec![0]], 6));
+    // The runs of a level are worth it before their slices are, if much lies below.
+    let shape = [(0, 5, 10..40), (0, 6, 15..35), (0, 7, 12..38), (6, 1, 0..250)];
+    let wide = tree(&home, &ids, &shape);
+    assert!(lazy.pick(&wide, &now(&none)).is_none());
+    let bytes: u64 = wide.levels[0].iter().map(Run::bytes).sum();
+    let each = bytes.div_ceil(512).div_ceil(2);
+    wide.levels[0].iter().for_each(|r| (0..each).for_each(|_| r.segments[0].note_seek()));
+    let job = lazy.pick(&wide, &now(&none)).unwrap();
+    assert_eq!((starts(&job), job.output_level), (vec![vec![12], vec![15], vec![10]], 1));
 }

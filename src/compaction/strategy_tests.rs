@@ -40,7 +40,12 @@ impl Quarry {
                 segments.push(segment(home, &ids, start..end, 1));
             }
         }
-        Quarry { segments, rng: SeededEntropy::new(seed), next: Cell::new(1 << 20) }
+        let quarry = Quarry { segments, rng: SeededEntropy::new(seed), next: Cell::new(1 << 20) };
+        // Some are read by ranges, and what is made of them too: they go on asking to be merged.
+        for segment in quarry.segments.iter().filter(|_| quarry.below(2) == 0) {
+            (0..quarry.below(60)).for_each(|_| segment.note_seek());
+        }
+        quarry
     }
 
     fn below(&self, n: usize) -> usize {

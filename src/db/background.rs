@@ -44,8 +44,10 @@ use std::time::Duration;
 
 /// How long a failed piece of work rests before it is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-/// How long nothing must have been written for a database to count as calm.
+/// How long next to nothing must have been written for a database to count as calm.
 const CALM_AFTER: Duration = Duration::from_secs(1);
+/// How much that is: this share of a write buffer, which so would last for a minute.
+const CALM_SHARE: usize = 64;
 
 /// What the background threads share.
 #[derive(Default)]
@@ -58,7 +60,7 @@ pub(super) struct BackgroundState {
     last_keyspace: Option<KeyspaceId>,
     /// Callers that wait for everything to be done.
     pub(super) waiting: usize,
-    /// The published sequence number when a thread last found it changed, and when that was.
+    /// The bytes written in all when a thread last found that many had come, and when that was.
     quiet_since: (u64, Duration),
     /// The failure of the last flush, until one succeeds.
     pub(super) flush_error: Option<Error>,
@@ -240,10 +242,11 @@ impl Inner {
 
     /// Whether there is time to tidy up.
     fn is_calm(&self) -> bool {
-        let written = self.visible.load(Ordering::Acquire);
+        let written = self.counters.written_bytes();
+        let little = (self.options.write_buffer_bytes / CALM_SHARE) as u64;
         let now = self.home.env.clock.monotonic();
         let mut background = self.background.lock();
-        if background.quiet_since.0 != written {
+        if written > background.quiet_since.0 + little {
             background.quiet_since = (written, now);
         }
         background.waiting > 0 || now.saturating_sub(background.quiet_since.1) >= CALM_AFTER

@@ -61,7 +61,8 @@ impl Default for Background {
 pub enum Compaction {
     /// Lazy leveling, the default: runs above, one sorted run at the bottom, which is merged in
     /// small slices when about a quarter of the files is superseded and `level0_runs` runs lie above
-    /// it, and further when nothing is written for a second. So a database of few flushes may take twice
+    /// it, and further when next to nothing (a sixty-fourth of a write buffer) is written for a second. What
+    /// range reads look into again and again is merged once they have cost as much as that does. So a database of few flushes may take twice
     /// its size while it is written to. A merge needs room for one slice; only the first, which makes
     /// the bottom of all runs, for as much again as there is.
     #[default]

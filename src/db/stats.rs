@@ -39,6 +39,11 @@ impl Counters {
         add(&self.written_bytes, bytes);
     }
 
+    /// Bytes of operations as logged, so far.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.written_bytes.load(Ordering::Relaxed)
+    }
+
     pub(super) fn stalled(&self, time: Duration) {
         let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.stalls.fetch_add(1, Ordering::Relaxed);

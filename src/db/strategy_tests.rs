@@ -5,7 +5,7 @@ use super::*;
 use crate::compaction::{Job, Mood};
 use crate::cursor::{Cursor, Seek};
 use crate::segment::CursorOptions;
-use crate::version::{RunCursor, Tree};
+use crate::version::{RunCursor, Segment, Tree};
 use crate::vfs::{Clock, Entropy, Env, ManualClock, MemVfs, SeededEntropy};
 use crate::{Background, Compaction, Compression, WriteBatch};
 use std::collections::BTreeMap;
@@ -208,6 +208,13 @@ impl Sim {
                 self.finish_jobs();
                 self.db().wait_idle().unwrap();
             }
+            // So many that they pay for merges.
+            98 => {
+                for _ in 0..200 {
+                    let mut range = self.db().get_range(self.key()..);
+                    range.next().transpose().unwrap();
+                }
+            }
             97 => {
                 self.finish_jobs();
                 self.snapshots.clear();
@@ -319,7 +326,7 @@ fn sequential_writes_are_written_about_once() {
 }
 
 #[test]
-fn tidying_up_waits_for_a_second_without_writes() {
+fn tidying_up_waits_for_a_second_with_few_writes() {
     let clock: Arc<ManualClock> = Arc::default();
     let db = open(Compaction::Lazy, &clock);
     let inner = db.inner();
@@ -337,10 +344,51 @@ fn tidying_up_waits_for_a_second_without_writes() {
     assert!(!inner.compact_one().unwrap(), "something was written");
     clock.sleep(Duration::from_millis(900));
     assert!(!inner.compact_one().unwrap());
+    // Of a write buffer, a sixty-fourth is so little that it does not count; more does.
+    db.put("few", [7; 800]).unwrap();
+    clock.sleep(Duration::from_millis(200));
+    db.put("more", [7; 800]).unwrap();
+    assert!(!inner.compact_one().unwrap());
+    clock.sleep(Duration::from_millis(900));
+    db.put("few again", [7; 800]).unwrap();
     clock.sleep(Duration::from_millis(200));
     assert!(inner.compact_one().unwrap());
     while inner.compact_one().unwrap() {}
     assert!(db.stats().keyspaces[0].space_amplification() <= 1.25);
+}
+
+#[test]
+fn runs_that_range_reads_look_into_are_merged_while_writes_come_in() {
+    let db = open(Compaction::Lazy, &Arc::default());
+    let inner = db.inner();
+    let fill = |step: usize| {
+        for n in (0..8_000u64).step_by(step) {
+            db.put(n.to_be_bytes(), [7; 100]).unwrap();
+        }
+        db.flush().unwrap();
+    };
+    fill(1);
+    db.compact_range::<&[u8]>(..).unwrap();
+    fill(40);
+    fill(50);
+    let rest = || while inner.compact(Mood::Busy).unwrap() {};
+    rest();
+    let runs = || tree(&db).runs().count();
+    assert_eq!(runs(), 3);
+    let seeks = || tree(&db).segments().map(|s| s.seeks()).max().unwrap();
+    // Point reads and steps do not count, and the bottom costs no one run more.
+    for n in 0..2_000u64 {
+        db.get(n.to_be_bytes()).unwrap();
+    }
+    db.get_range::<&[u8]>(..).for_each(|entry| drop(entry.unwrap()));
+    assert!(seeks() <= 1);
+    let bottom = |segment: &Segment| segment.meta.level == 6;
+    for n in 0..8_000u64 {
+        db.get_range(n.to_be_bytes()..).next().unwrap().unwrap();
+    }
+    assert!(tree(&db).segments().all(|s| bottom(s) == (s.seeks() == 0)));
+    rest();
+    assert_eq!(runs(), 1, "they have paid for it");
 }
 
 #[test]

@@ -65,6 +65,8 @@ struct SegmentFile {
     obsolete: AtomicBool,
     /// About how many of its entries newer segments supersede.
     garbage: AtomicU64,
+    /// About how many seeks of range reads had to look into it.
+    seeks: AtomicU64,
     /// Its hash run is missing or damaged, and writing the segment anew would mend that.
     hash_run_lost: AtomicBool,
 }
@@ -116,6 +118,7 @@ impl Segment {
             home: home.clone(),
             obsolete: AtomicBool::new(false),
             garbage: AtomicU64::new(0),
+            seeks: AtomicU64::new(0),
             // One that was written without a hash run will not get one by being written again.
             hash_run_lost: AtomicBool::new(!is_new && lacks_hash_run),
         };
@@ -160,6 +163,19 @@ impl Segment {
         let entries = self.meta.entries.max(1);
         let superseded = self.file.garbage.load(Ordering::Relaxed).min(entries);
         (self.meta.file_len as f64 * (superseded as f64 / entries as f64)) as u64
+    }
+
+    /// Notes that a seek of a range read had to look into it. A hint, which steers compaction: of what
+    /// two threads note at once, one may be lost.
+    #[inline]
+    pub(crate) fn note_seek(&self) {
+        let seeks = &self.file.seeks;
+        seeks.store(seeks.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// How many seeks were noted. They stay with the file when the segment moves.
+    pub(crate) fn seeks(&self) -> u64 {
+        self.file.seeks.load(Ordering::Relaxed)
     }
 
     /// Whether its hash run is missing or damaged, so that writing the segment anew makes it whole.

@@ -4,7 +4,7 @@
 //! however many segments the run has; or it holds a list of segments, for compactions. Owned, `Send`,
 //! one thread at a time. Called by range reads and compactions.
 
-use super::{Segment, Tree};
+use super::{LEVELS, Segment, Tree};
 use crate::cursor::{Bounds, Cursor, Seek};
 use crate::error::Result;
 use crate::segment::{CursorOptions, SegmentCursor};
@@ -90,6 +90,16 @@ impl RunCursor {
                     found(RunCursor::over(segments, options, Some(Arc::clone(bounds))));
                 }
             }
+        }
+    }
+
+    /// Notes that a seek leads to a segment that a merge could spare it: one above the bottom.
+    fn note_seek(&self, at: usize) {
+        if let Segments::InTree { level, .. } = self.segments
+            && level < LEVELS - 1
+            && let Some(segment) = self.segments.all().get(at)
+        {
+            segment.note_seek();
         }
     }
 
@@ -193,7 +203,9 @@ impl Cursor for RunCursor {
             Some(Target(target)) => target,
             None => self.target(to),
         };
-        let Some(cursor) = target.and_then(|at| self.enter(at)) else { return Ok(()) };
+        let Some(target) = target else { return Ok(()) };
+        self.note_seek(target);
+        let Some(cursor) = self.enter(target) else { return Ok(()) };
         cursor.seek(to)?;
         self.settle(matches!(to, Seek::First | Seek::AtOrAfter(_) | Seek::After(_)))
     }
