@@ -9,7 +9,7 @@
 //! a share of the blocks was replaced: so few blocks are taken in that are not read again, however
 //! large the store.
 //!
-//! Invariants: the weight of what is held stays within the budget (but for half a byte a page
+//! Invariants: the weight of what is held stays within the budget (but for three quarters of a byte a page
 //! of open segments: see [`Frames`]); what is evicted lives on while
 //! someone uses it. Thread-safe, sharded or locked briefly; no I/O happens under a lock of the
 //! block cache. Called by the version room (which binds segments to them) and by `stats`.

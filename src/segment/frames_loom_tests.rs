@@ -105,6 +105,8 @@ fn look(frames: &Frames, page: u64) {
 fn check(cache: &Cache, frames: Arc<Frames>) {
     let pages = frames.pages();
     let held: u64 = pages.iter().map(|page| cost(&block(*page))).sum();
+    let found = |page: &u64| frames.with(*page, |_| ()).is_some();
+    assert!(pages.iter().all(found), "a block that is there is not found");
     let chunks = frames.chunks.iter().filter(|chunk| chunk.load().is_some()).count();
     {
         let books = cache.0.lock();
@@ -162,7 +164,7 @@ fn twice() {
             chunk
         });
         frames.cache.charge(cost(&block(0)));
-        chunk.blocks[0].swap(Some(block(0)));
+        chunk.slots[0].block.swap(Some(block(0)));
         frames.cache.admit(&frames, 0);
     } else {
         frames.insert(0, &block(0));
