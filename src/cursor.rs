@@ -68,10 +68,33 @@ pub(crate) enum Seek<'a> {
     Before(&'a [u8]),
 }
 
+/// The first sixteen bytes of a key, big-endian, padded with zeros: unequal ones order as the keys do.
+#[inline]
+pub(crate) fn front(key: &[u8]) -> u128 {
+    if let Some(first) = key.first_chunk::<16>() {
+        return u128::from_be_bytes(*first);
+    }
+    if let (Some(first), Some(last)) = (key.first_chunk::<8>(), key.last_chunk::<8>()) {
+        // The last eight bytes overlap the first; what is not new is shifted out.
+        let new = 8 * (key.len() as u32 - 8);
+        let low = u64::from_be_bytes(*last).unbounded_shl(64 - new);
+        return u128::from(u64::from_be_bytes(*first)) << 64 | u128::from(low);
+    }
+    key.iter().zip(0..8).fold(0, |n, (byte, i)| n | u128::from(*byte) << (120 - 8 * i))
+}
+
+/// An entry without its value, lent.
+#[derive(Clone, Copy)]
+pub(crate) struct Shown<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) seqno: SeqNo,
+    pub(crate) kind: Kind,
+}
+
 /// A position in an ordered sequence of entries.
 pub(crate) trait Cursor: Send {
     /// Begins a `seek` there: finds out what memory it will need and asks for that, so that the
-    /// waiting times of several cursors overlap. Then [`meet`](Self::meet), then `seek`, which must
+    /// waiting times of several cursors overlap. Then [`meet`](Self::meet), twice, then `seek`, which must
     /// be to the same place. Optional, and by default nothing.
     fn aim(&mut self, _to: Seek<'_>) -> Result<()> {
         Ok(())
@@ -84,6 +107,14 @@ pub(crate) trait Cursor: Send {
     fn next(&mut self) -> Result<()>;
     /// Goes to the preceding entry, or to none. Does nothing when not valid.
     fn prev(&mut self) -> Result<()>;
+    /// Goes to the next key's newest version (backward: to the key before, if that has one version
+    /// here), where that needs no reading: it neither fails nor waits. Else it stays, and says `false`;
+    /// by default always.
+    fn stride(&mut self, _forward: bool) -> bool {
+        false
+    }
+    /// Takes back a stride, if nothing was done since.
+    fn unstride(&mut self, _forward: bool) {}
     /// Whether it is at an entry. The methods below may be called only then; otherwise they give
     /// empty or arbitrary values, but never panic.
     fn valid(&self) -> bool;
@@ -99,6 +130,14 @@ pub(crate) trait Cursor: Send {
     fn value(&self) -> Bytes;
     /// The value, for as long as the cursor stays. Empty for a tombstone.
     fn value_ref(&self) -> &[u8];
+    /// Key, sequence number and kind at once.
+    fn shown(&self) -> Shown<'_> {
+        Shown { key: self.key(), seqno: self.seqno(), kind: self.kind() }
+    }
+    /// Key and value at once.
+    fn lend(&self) -> (&[u8], &[u8]) {
+        (self.key(), self.value_ref())
+    }
     /// Whether the entry is the newest version of its key here. `false` also if that is not known.
     fn is_newest(&self) -> bool {
         false
@@ -134,6 +173,14 @@ impl<C: Cursor + ?Sized> Cursor for Box<C> {
         (**self).prev()
     }
 
+    fn stride(&mut self, forward: bool) -> bool {
+        (**self).stride(forward)
+    }
+
+    fn unstride(&mut self, forward: bool) {
+        (**self).unstride(forward)
+    }
+
     fn valid(&self) -> bool {
         (**self).valid()
     }
@@ -162,11 +209,38 @@ impl<C: Cursor + ?Sized> Cursor for Box<C> {
         (**self).value_ref()
     }
 
+    fn shown(&self) -> Shown<'_> {
+        (**self).shown()
+    }
+
+    fn lend(&self) -> (&[u8], &[u8]) {
+        (**self).lend()
+    }
+
     fn is_newest(&self) -> bool {
         (**self).is_newest()
     }
 
     fn skip_newer(&mut self, key: &[u8], snapshot: SeqNo) -> Result<()> {
         (**self).skip_newer(key, snapshot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::front;
+
+    #[test]
+    fn the_front_of_a_key_is_its_first_bytes_and_zeros() {
+        let long: Vec<u8> = (0..40u8).map(|i| i.wrapping_mul(89).wrapping_add(200)).collect();
+        for len in 0..=20 {
+            for start in 0..20 {
+                let key = &long[start..start + len];
+                let mut padded = [0; 16];
+                let shown = len.min(16);
+                padded[..shown].copy_from_slice(&key[..shown]);
+                assert_eq!(front(key), u128::from_be_bytes(padded), "{key:?}");
+            }
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! A hint to the processor that a cache line will be needed soon, so that waiting times overlap.
 //!
 //! It reads nothing: a wrong address costs time, no more. Called where a measurement showed that it
-//! pays: by the key map for batches, by the block cache, by the memtable's cursors.
+//! pays: by the key map for batches, by the block cache, by the cursors of segments and
+//! memtables.
 
 /// Asks for the cache line at this address. Any address will do, even one that is not mapped.
 #[cfg(target_arch = "x86_64")]

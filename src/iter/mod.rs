@@ -20,7 +20,8 @@ pub use range::RangeIter;
 pub(crate) use range::{CursorSource, owned_bounds};
 pub(crate) use source::RangeSource;
 
-use crate::types::SeqNo;
+use crate::cursor::Shown;
+use crate::types::{Kind, SeqNo};
 
 /// What a read may see of one keyspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,13 @@ impl View {
     #[inline]
     pub(crate) fn is_cleared(&self, seqno: SeqNo) -> bool {
         self.floor.is_some_and(|floor| seqno <= floor)
+    }
+
+    /// Whether a range gives the entry that a cursor is at, if no newer version of its key is visible.
+    #[inline]
+    fn shows(&self, entry: &Shown<'_>) -> bool {
+        let Shown { seqno, kind, .. } = *entry;
+        seqno <= self.snapshot && !self.is_cleared(seqno) && kind != Kind::Delete
     }
 }
 

@@ -5,7 +5,7 @@
 //! that the other gave.
 
 use super::{MergeCursor, RangeSource, View};
-use crate::cursor::{Bounds, Cursor, Seek};
+use crate::cursor::{Bounds, Cursor, Seek, Shown};
 use crate::error::Result;
 use crate::slice::{Key, Value};
 use crate::types::Kind;
@@ -53,6 +53,8 @@ struct End {
     /// The last key given, or where a seek put the end: this end goes on past it.
     limit: Limit,
     key: Vec<u8>,
+    /// The last key given is the merge's: limit and key are still to be set to that.
+    lags: bool,
 }
 
 /// Where an end's merge is.
@@ -82,11 +84,23 @@ impl End {
         End { limit: Limit::At, key: key.to_vec(), ..End::default() }
     }
 
+    /// Brings limit and key up to date. Before the merge moves, and before the other end looks.
+    #[inline]
+    fn note(&mut self) {
+        if self.lags {
+            self.lags = false;
+            self.limit = Limit::Past;
+            self.key.clear();
+            self.key.extend_from_slice(self.merge.as_ref().map_or(&[], |merge| merge.key()));
+        }
+    }
+
     /// What the merge is at.
     #[inline]
     fn lend(&self, keys_only: bool) -> (&[u8], &[u8]) {
         let Some(merge) = &self.merge else { return (&[], &[]) };
-        (merge.key(), if keys_only { &[] } else { merge.value_ref() })
+        let (key, value) = merge.lend();
+        (key, if keys_only { &[] } else { value })
     }
 
     /// The same, to keep.
@@ -185,6 +199,9 @@ impl RangeIter {
     /// # }
     /// ```
     pub fn next_entry(&mut self) -> Option<Result<(&[u8], &[u8])>> {
+        if self.stride_front() {
+            return Some(Ok(self.front.lend(self.keys_only)));
+        }
         match self.step_front()? {
             Ok(()) => Some(Ok(self.front.lend(self.keys_only))),
             Err(error) => Some(Err(error)),
@@ -193,6 +210,9 @@ impl RangeIter {
 
     /// The next key and value from the back, lent until the next step; otherwise as `next_back()`.
     pub fn next_entry_back(&mut self) -> Option<Result<(&[u8], &[u8])>> {
+        if self.stride_back() {
+            return Some(Ok(self.back.lend(self.keys_only)));
+        }
         match self.step_back()? {
             Ok(()) => Some(Ok(self.back.lend(self.keys_only))),
             Err(error) => Some(Err(error)),
@@ -201,6 +221,7 @@ impl RangeIter {
 
     fn advance_front(&mut self) -> Result<bool> {
         let RangeIter { source, view, bounds, front, back, .. } = self;
+        front.note();
         let merge = match &mut front.merge {
             // Only now, so that an entry is given even if what follows it cannot be read.
             Some(merge) => {
@@ -244,13 +265,13 @@ impl RangeIter {
                 continue;
             }
             // The newest version that this view may see decides about the key.
+            if merge.kind() != Kind::Delete && !view.is_cleared(merge.seqno()) {
+                (front.at, front.lags) = (At::Given, true);
+                return Ok(true);
+            }
             front.key.clear();
             front.key.extend_from_slice(merge.key());
             front.limit = Limit::Past;
-            if merge.kind() != Kind::Delete && !view.is_cleared(merge.seqno()) {
-                front.at = At::Given;
-                return Ok(true);
-            }
             merge.pass(&front.key)?;
         }
         Ok(false)
@@ -258,6 +279,7 @@ impl RangeIter {
 
     fn advance_back(&mut self) -> Result<bool> {
         let RangeIter { source, view, bounds, front, back, .. } = self;
+        back.note();
         let merge = match &mut back.merge {
             Some(merge) => {
                 match back.at {
@@ -300,13 +322,13 @@ impl RangeIter {
                 }
                 is_visible
             };
+            if is_visible && merge.kind() != Kind::Delete && !view.is_cleared(merge.seqno()) {
+                (back.at, back.lags) = (if is_only { At::Given } else { At::Sought }, true);
+                return Ok(true);
+            }
             back.key.clear();
             back.key.extend_from_slice(merge.key());
             back.limit = Limit::Past;
-            if is_visible && merge.kind() != Kind::Delete && !view.is_cleared(merge.seqno()) {
-                back.at = if is_only { At::Given } else { At::Sought };
-                return Ok(true);
-            }
             if is_only {
                 merge.prev()?;
             } else {
@@ -316,11 +338,44 @@ impl RangeIter {
         Ok(false)
     }
 
+    /// Takes the usual step from the front, see [`MergeCursor::stride`]. If it is not that, says `false`,
+    /// and [`step_front`](Self::step_front) goes on from where the front was.
     #[inline]
+    fn stride_front(&mut self) -> bool {
+        let RangeIter { view, bounds, front, back, done, .. } = self;
+        let (At::Given, Some(merge), false) = (front.at, &mut front.merge, *done) else {
+            return false;
+        };
+        back.note();
+        let wants = |entry: Shown<'_>| {
+            view.shows(&entry) && bounds.below(entry.key) && back.is_behind(entry.key)
+        };
+        let strode = merge.stride(true, wants);
+        front.lags |= strode;
+        strode
+    }
+
+    /// The same from the back.
+    #[inline]
+    fn stride_back(&mut self) -> bool {
+        let RangeIter { view, bounds, front, back, done, .. } = self;
+        let (At::Given, Some(merge), false) = (back.at, &mut back.merge, *done) else {
+            return false;
+        };
+        front.note();
+        let wants = |entry: Shown<'_>| {
+            view.shows(&entry) && bounds.above(entry.key) && front.is_before(entry.key)
+        };
+        let strode = merge.stride(false, wants);
+        back.lags |= strode;
+        strode
+    }
+
     fn step_front(&mut self) -> Option<Result<()>> {
         if self.done {
             return None;
         }
+        self.back.note();
         let step = self.advance_front();
         if step.is_err() {
             // It is at no entry, which must not pass for the end.
@@ -329,11 +384,11 @@ impl RangeIter {
         self.item(step)
     }
 
-    #[inline]
     fn step_back(&mut self) -> Option<Result<()>> {
         if self.done {
             return None;
         }
+        self.front.note();
         let step = self.advance_back();
         if step.is_err() {
             self.back.merge = None;
@@ -362,6 +417,9 @@ impl Iterator for RangeIter {
     type Item = Result<(Key, Value)>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if self.stride_front() {
+            return Some(Ok(self.front.share(self.keys_only)));
+        }
         let step = self.step_front()?;
         Some(step.map(|()| self.front.share(self.keys_only)))
     }
@@ -369,6 +427,9 @@ impl Iterator for RangeIter {
 
 impl DoubleEndedIterator for RangeIter {
     fn next_back(&mut self) -> Option<Self::Item> {
+        if self.stride_back() {
+            return Some(Ok(self.back.share(self.keys_only)));
+        }
         let step = self.step_back()?;
         Some(step.map(|()| self.back.share(self.keys_only)))
     }

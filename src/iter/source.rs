@@ -1,6 +1,6 @@
 //! The sources of a range: known types, so that a step over an entry of a run is no virtual call.
 
-use crate::cursor::{Cursor, Seek};
+use crate::cursor::{Cursor, Seek, Shown};
 use crate::error::Result;
 use crate::types::{Kind, SeqNo};
 use crate::version::RunCursor;
@@ -46,6 +46,15 @@ impl Cursor for RangeSource {
     }
 
     #[inline]
+    fn stride(&mut self, forward: bool) -> bool {
+        forward!(self, cursor => cursor.stride(forward))
+    }
+
+    fn unstride(&mut self, forward: bool) {
+        forward!(self, cursor => cursor.unstride(forward))
+    }
+
+    #[inline]
     fn valid(&self) -> bool {
         forward!(self, cursor => cursor.valid())
     }
@@ -76,6 +85,16 @@ impl Cursor for RangeSource {
     #[inline]
     fn value_ref(&self) -> &[u8] {
         forward!(self, cursor => cursor.value_ref())
+    }
+
+    #[inline]
+    fn shown(&self) -> Shown<'_> {
+        forward!(self, cursor => cursor.shown())
+    }
+
+    #[inline]
+    fn lend(&self) -> (&[u8], &[u8]) {
+        forward!(self, cursor => cursor.lend())
     }
 
     #[inline]

@@ -11,6 +11,7 @@
 use super::arena::{Arena, Ref};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::cmp;
+use std::hint::select_unpredictable;
 
 /// Fewer keep models small.
 pub(super) const SLOTS: usize = if cfg!(any(miri, all(test, loom))) { 4 } else { 64 };
@@ -86,6 +87,19 @@ fn compare(arena: &Arena, a: &Slot, b: &Slot) -> cmp::Ordering {
     a.prefix.cmp(&b.prefix).then_with(keys)
 }
 
+/// The first of these slots, which are in order, whose eight bytes are not below `prefix`. Every
+/// search takes the same steps, without a branch that depends on the keys.
+fn first_from(slots: &[Slot], prefix: u64) -> usize {
+    let is_below = |at: usize| slots.get(at).is_some_and(|slot| slot.prefix < prefix);
+    let (mut from, mut len) = (0, slots.len());
+    while len > 1 {
+        let half = len / 2;
+        from = select_unpredictable(is_below(from + half - 1), from + half, from);
+        len -= half;
+    }
+    from + usize::from(is_below(from))
+}
+
 impl Leaf {
     /// A leaf of these slots, which are in order and not too many. `shared` bytes are the same in all
     /// keys that will ever be in it; the slots were made with that number.
@@ -156,8 +170,11 @@ impl Leaf {
         };
         // Most are in order already: a sort of all takes longer.
         let put = |run: &mut Vec<Slot>, slot: Slot| {
-            let at = run.partition_point(|before| compare(arena, before, &slot).is_lt());
-            run.insert(at, slot);
+            let at = first_from(run, slot.prefix);
+            let behind = &run[at..];
+            let ties = behind.iter().take_while(|next| next.prefix == slot.prefix).count();
+            let is_before = |tie: &Slot| compare(arena, tie, &slot).is_lt();
+            run.insert(at + behind[..ties].partition_point(is_before), slot);
         };
         let (key, at_end, keeps): (_, _, fn(cmp::Ordering) -> bool) = match part {
             Part::All => {

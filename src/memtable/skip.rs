@@ -154,6 +154,8 @@ struct SkipCursor {
     at: usize,
     /// Whether the run has all keys of its leaf that are behind its first one.
     to_the_end: bool,
+    /// The run is that of the seek that was begun.
+    aimed: bool,
 }
 
 impl SkipCursor {
@@ -167,6 +169,24 @@ impl SkipCursor {
             run: Vec::new(),
             at: 0,
             to_the_end: false,
+            aimed: false,
+        }
+    }
+
+    /// Takes the run where a seek leads.
+    fn take_run(&mut self, to: Seek<'_>) {
+        let (part, forward) = match to {
+            Seek::First => (Part::AtOrAfter(b""), true),
+            Seek::AtOrAfter(key) => (Part::AtOrAfter(key), true),
+            Seek::After(key) => (Part::After(key), true),
+            Seek::Last => (Part::All, false),
+            Seek::AtOrBefore(key) => (Part::AtOrBefore(key), false),
+            Seek::Before(key) => (Part::Before(key), false),
+        };
+        if forward {
+            self.leaves.forward(self.keyspace, part, &mut self.run);
+        } else {
+            self.leaves.backward(self.keyspace, part, &mut self.run);
         }
     }
 
@@ -216,21 +236,26 @@ impl SkipCursor {
 }
 
 impl Cursor for SkipCursor {
-    fn seek(&mut self, to: Seek<'_>) -> Result<()> {
-        let (part, forward) = match to {
-            Seek::First => (Part::AtOrAfter(b""), true),
-            Seek::AtOrAfter(key) => (Part::AtOrAfter(key), true),
-            Seek::After(key) => (Part::After(key), true),
-            Seek::Last => (Part::All, false),
-            Seek::AtOrBefore(key) => (Part::AtOrBefore(key), false),
-            Seek::Before(key) => (Part::Before(key), false),
-        };
-        if forward {
-            self.leaves.forward(self.keyspace, part, &mut self.run);
-            self.begin();
+    fn aim(&mut self, to: Seek<'_>) -> Result<()> {
+        // It is at none meanwhile: the run is not the one it was at.
+        self.go_to(None);
+        self.take_run(to);
+        self.aimed = true;
+        if let Seek::First | Seek::AtOrAfter(_) | Seek::After(_) = to {
+            self.ask_for(0..2);
         } else {
-            self.leaves.backward(self.keyspace, part, &mut self.run);
-            self.begin_at_the_end();
+            self.ask_for(self.run.len().wrapping_sub(1)..self.run.len());
+        }
+        Ok(())
+    }
+
+    fn seek(&mut self, to: Seek<'_>) -> Result<()> {
+        if !std::mem::take(&mut self.aimed) {
+            self.take_run(to);
+        }
+        match to {
+            Seek::First | Seek::AtOrAfter(_) | Seek::After(_) => self.begin(),
+            _ => self.begin_at_the_end(),
         }
         Ok(())
     }
@@ -277,6 +302,40 @@ impl Cursor for SkipCursor {
         }
         self.begin_at_the_end();
         Ok(())
+    }
+
+    fn stride(&mut self, forward: bool) -> bool {
+        if !self.valid() || !self.newer.is_empty() {
+            return false;
+        }
+        if forward {
+            if self.at + 1 >= self.run.len() {
+                return false;
+            }
+            if self.at == 0 {
+                self.ask_for(1..AHEAD);
+            }
+            self.ask_for(std::iter::once(self.at + AHEAD));
+            self.go_to_newest(self.at + 1);
+            return true;
+        }
+        let has_older = |cursor: &Self| cursor.spot.entry().is_none_or(|e| e.prev().is_some());
+        let Some(before) = self.at.checked_sub(1) else { return false };
+        if has_older(self) {
+            return false;
+        }
+        self.go_to_newest(before);
+        if has_older(self) {
+            self.go_to_newest(before + 1);
+            return false;
+        }
+        self.ask_for(before.checked_sub(AHEAD).into_iter());
+        true
+    }
+
+    fn unstride(&mut self, forward: bool) {
+        let from = if forward { self.at.checked_sub(1) } else { self.at.checked_add(1) };
+        self.go_to_newest(from.unwrap_or(self.at));
     }
 
     fn valid(&self) -> bool {

@@ -18,8 +18,10 @@ use super::format::{
 use super::peek::Peek;
 use crate::coding::{u16_at, u32_at, u64_at};
 use crate::compression::{CODEC_LZ4, CODEC_NONE, CODEC_ZSTD, decompress};
+use crate::cursor::front;
 use crate::error::Malformed;
 use crate::hash::{hash_byte, key_hash};
+use crate::prefetch::prefetch;
 use crate::types::{Kind, SeqNo};
 use bytes::Bytes;
 use std::cmp::Ordering;
@@ -69,6 +71,9 @@ pub(crate) enum Lookup {
     /// Versions of the key are here, not one is visible, and they may go on in the next block.
     GoOn,
 }
+
+/// How many cache lines a walk asks for when it begins.
+const WALK_LINES: usize = 8;
 
 pub(super) const SHORT: Malformed = Malformed::Damaged("an entry runs out of its block");
 
@@ -204,6 +209,7 @@ impl Block {
         self.payload.slice(range.clone())
     }
 
+    #[inline]
     fn start(&self, i: usize) -> Option<usize> {
         if i >= self.entries {
             return None;
@@ -231,14 +237,13 @@ impl Block {
     }
 
     /// The key of entry `i`; empty if there is none.
+    #[inline]
     pub(crate) fn key(&self, i: usize) -> &[u8] {
-        let Some(start) = self.start(i) else { return &[] };
-        let bytes: &[u8] = &self.payload;
-        let (Some(len), Some(flags)) = (u16_at(bytes, start), bytes.get(start + 6)) else {
-            return &[];
-        };
-        let key = start + ENTRY_HEADER_LEN + seqno_len(*flags);
-        bytes.get(key..key + usize::from(len)).unwrap_or_default()
+        let entry = self.start(i).and_then(|start| self.payload.get(start..)).unwrap_or_default();
+        let Some([k0, k1, .., flags]) = entry.first_chunk::<ENTRY_HEADER_LEN>() else { return &[] };
+        let key = ENTRY_HEADER_LEN + seqno_len(*flags);
+        let len = usize::from(u16::from_le_bytes([*k0, *k1]));
+        entry.get(key..key + len).unwrap_or_default()
     }
 
     /// The first entry whose key is at or after `key`; the number of entries if there is none.
@@ -263,7 +268,11 @@ impl Block {
 
     fn partition(&self, key: &[u8], after: bool) -> usize {
         if self.width == 0 {
-            return self.search(after, |i| self.key(i).cmp(key));
+            let target = front(key);
+            return self.search(after, |i| {
+                let here = self.key(i);
+                front(here).cmp(&target).then_with(|| here.cmp(key))
+            });
         }
         // The prefixes stand for what follows the common prefix, which `key` may not share.
         let common = self.key(0).get(..self.common).unwrap_or_default();
@@ -289,6 +298,29 @@ impl Block {
             }
         }
         low
+    }
+
+    /// Asks for the memory that a search for a key looks at first.
+    pub(super) fn foresee_search(&self) {
+        let offsets = self.payload.get(self.offsets..self.hashes).unwrap_or_default();
+        let step = (self.entries / 32).max(1) * 2;
+        for start in offsets.as_chunks().0.iter().skip(step / 2).step_by(step) {
+            self.foresee(usize::from(u16::from_le_bytes(*start)));
+        }
+    }
+
+    /// Asks for the memory that a walk from an entry on looks at first.
+    pub(super) fn foresee_walk(&self, i: usize, forward: bool) {
+        let Some(start) = self.start(i) else { return };
+        for line in 1..WALK_LINES {
+            self.foresee(if forward { start + 64 * line } else { start.wrapping_sub(64 * line) });
+        }
+    }
+
+    /// Asks for the memory at a place in the payload.
+    #[inline]
+    pub(super) fn foresee(&self, at: usize) {
+        prefetch(self.payload.as_ptr().addr().wrapping_add(at));
     }
 
     /// The checks that decoding leaves out because a sound checksum makes them redundant unless

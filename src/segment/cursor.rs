@@ -16,7 +16,7 @@ use super::block::Entry;
 use super::index::Handle;
 use super::reader::{Position, SegmentReader};
 use super::step::entry_at;
-use crate::cursor::{Bounds, Cursor, Seek};
+use crate::cursor::{Bounds, Cursor, Seek, Shown};
 use crate::error::{Error, Result};
 use crate::types::{Kind, SeqNo};
 use bytes::Bytes;
@@ -32,6 +32,9 @@ pub(crate) struct CursorOptions {
     pub(crate) readahead: bool,
 }
 
+/// How many bytes ahead a walk asks for memory.
+const AHEAD: usize = 512;
+
 /// A cursor over all versions of all keys of a segment. Owned.
 pub(crate) struct SegmentCursor {
     reader: SegmentReader,
@@ -40,8 +43,16 @@ pub(crate) struct SegmentCursor {
     bounds: Option<Arc<Bounds>>,
     at: Option<At>,
     /// Where the seek that was begun leads, and the block there if it is cached.
-    aimed: Option<(Option<Position>, Option<Arc<Block>>)>,
+    aimed: Option<Aimed>,
     window: Window,
+}
+
+#[derive(Default)]
+struct Aimed {
+    position: Option<Position>,
+    block: Option<Arc<Block>>,
+    /// Whether the block's memory was asked for.
+    asked: bool,
 }
 
 struct At {
@@ -159,9 +170,16 @@ impl SegmentCursor {
             let Some(handle) = here.handle() else { return Ok(()) };
             let block = match loaded.take() {
                 Some(block) => block,
-                None => self.load(&handle, direction)?,
+                None => {
+                    let block = self.load(&handle, direction)?;
+                    if !matches!(place, Place::First | Place::Last) {
+                        block.foresee_search();
+                    }
+                    block
+                }
             };
             if let Some(i) = place.find(&block) {
+                block.foresee_walk(i, direction == Direction::Forward);
                 self.at = block.entry(i).map(|entry| At { position: here, block, i, entry });
                 return Ok(());
             }
@@ -243,15 +261,21 @@ impl Cursor for SegmentCursor {
         if let Some(handle) = position.as_ref().and_then(Position::handle) {
             self.reader.approach_block(&handle);
         }
-        self.aimed = Some((position, None));
+        self.aimed = Some(Aimed { position, ..Aimed::default() });
         Ok(())
     }
 
     fn meet(&mut self) {
-        if let Some((Some(position), block @ None)) = &mut self.aimed
-            && let Some(handle) = position.handle()
-        {
-            *block = self.reader.cached_block(&handle);
+        let Some(aimed) = &mut self.aimed else { return };
+        let Some(handle) = aimed.position.as_ref().and_then(Position::handle) else { return };
+        if !aimed.asked {
+            aimed.asked = true;
+            self.reader.foresee_block(&handle);
+        } else if aimed.block.is_none() {
+            aimed.block = self.reader.cached_block(&handle);
+            if let Some(block) = &aimed.block {
+                block.foresee_search();
+            }
         }
     }
 
@@ -259,7 +283,7 @@ impl Cursor for SegmentCursor {
         self.at = None;
         self.window.restart();
         let (position, loaded) = match self.aimed.take() {
-            Some(aimed) => aimed,
+            Some(aimed) => (aimed.position, aimed.block),
             None => (self.locate(to)?, None),
         };
         self.go(position, loaded, Place::of(to))
@@ -289,6 +313,35 @@ impl Cursor for SegmentCursor {
             return Ok(());
         }
         self.turn_page(Direction::Backward)
+    }
+
+    #[inline]
+    fn stride(&mut self, forward: bool) -> bool {
+        let Some(at) = &mut self.at else { return false };
+        let (i, entry) = if forward {
+            let i = at.i + 1;
+            (i, if i < at.block.len() { entry_at(&at.block, at.entry.value.end) } else { None })
+        } else {
+            let Some(i) = at.i.checked_sub(1) else { return false };
+            (i, at.block.entry(i))
+        };
+        match entry {
+            Some(entry) if !entry.same_key => {
+                at.block.foresee(entry.value.end + AHEAD);
+                (at.i, at.entry) = (i, entry);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn unstride(&mut self, forward: bool) {
+        if let Some(at) = &mut self.at
+            && let Some(i) = if forward { at.i.checked_sub(1) } else { at.i.checked_add(1) }
+            && let Some(entry) = at.block.entry(i)
+        {
+            (at.i, at.entry) = (i, entry);
+        }
     }
 
     #[inline]
@@ -322,6 +375,24 @@ impl Cursor for SegmentCursor {
     #[inline]
     fn value_ref(&self) -> &[u8] {
         self.at.as_ref().map_or(&[], |at| at.block.view(&at.entry.value))
+    }
+
+    #[inline]
+    fn shown(&self) -> Shown<'_> {
+        let none = Shown { key: &[], seqno: SeqNo::ZERO, kind: Kind::Delete };
+        self.at.as_ref().map_or(none, |At { block, entry, .. }| Shown {
+            key: block.view(&entry.key),
+            seqno: entry.seqno,
+            kind: entry.kind,
+        })
+    }
+
+    #[inline]
+    fn lend(&self) -> (&[u8], &[u8]) {
+        let Some(At { block, entry, .. }) = &self.at else { return (&[], &[]) };
+        // The value stands right behind the key.
+        let both = block.view(&(entry.key.start..entry.value.end));
+        both.split_at_checked(entry.key.len()).unwrap_or_default()
     }
 
     #[inline]

@@ -166,7 +166,9 @@ impl Frames {
             && let Some(block) = slot.block.load().as_ref()
         {
             prefetch(Arc::as_ptr(block).addr());
-            prefetch(slot.hot.load(Ordering::Relaxed));
+            let hot = slot.hot.load(Ordering::Relaxed);
+            prefetch(hot);
+            prefetch(hot.wrapping_sub(64));
         }
     }
 

@@ -56,6 +56,8 @@ mod scan;
 mod slots;
 mod step;
 #[cfg(test)]
+mod stride_tests;
+#[cfg(test)]
 mod tests;
 mod verify;
 mod verify_hash_run;

@@ -5,7 +5,7 @@
 //! one thread at a time. Called by range reads and compactions.
 
 use super::{LEVELS, Segment, Tree};
-use crate::cursor::{Bounds, Cursor, Seek};
+use crate::cursor::{Bounds, Cursor, Seek, Shown};
 use crate::error::Result;
 use crate::segment::{CursorOptions, SegmentCursor};
 use crate::sync::Arc;
@@ -117,6 +117,8 @@ impl RunCursor {
         let starts_by = |key: &[u8]| segments.partition_point(|s| s.meta.first_key[..] <= *key);
         match to {
             Seek::First => Some(0),
+            // Where a range begins.
+            Seek::AtOrAfter(key) if segments[0].meta.last_key[..] >= *key => Some(0),
             Seek::AtOrAfter(key) | Seek::After(key) => {
                 Some(ends_before(key)).filter(|at| *at < segments.len())
             }
@@ -221,6 +223,20 @@ impl Cursor for RunCursor {
     }
 
     #[inline]
+    fn stride(&mut self, forward: bool) -> bool {
+        match &mut self.open {
+            Some((_, cursor)) if !self.off => cursor.stride(forward),
+            _ => false,
+        }
+    }
+
+    fn unstride(&mut self, forward: bool) {
+        if let Some((_, cursor)) = &mut self.open {
+            cursor.unstride(forward);
+        }
+    }
+
+    #[inline]
     fn valid(&self) -> bool {
         !self.off
     }
@@ -251,6 +267,17 @@ impl Cursor for RunCursor {
     #[inline]
     fn value_ref(&self) -> &[u8] {
         self.at().map_or(&[], |cursor| cursor.value_ref())
+    }
+
+    #[inline]
+    fn shown(&self) -> Shown<'_> {
+        let none = Shown { key: &[], seqno: SeqNo::ZERO, kind: Kind::Delete };
+        self.at().map_or(none, |cursor| cursor.shown())
+    }
+
+    #[inline]
+    fn lend(&self) -> (&[u8], &[u8]) {
+        self.at().map_or((&[], &[]), |cursor| cursor.lend())
     }
 
     #[inline]
