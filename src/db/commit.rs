@@ -269,8 +269,14 @@ impl Inner {
     /// Returns once everything before `position` is durable, and the log says so: damage to it is
     /// an error at the next open then, not a torn tail. Not for holders of the writer's lock.
     fn sync_to(&self, position: Position) -> Result<()> {
-        self.make_durable(position, |is_complete| self.gather(is_complete))?;
-        if !self.sync.is_mentioned(position) {
+        let gather = |is_complete: &dyn Fn() -> bool| self.gather(is_complete);
+        let is_mentioned = self.make_durable(position, gather, |durable| {
+            // For all that wait for this sync, before they come back and want the same lock.
+            if let Some(mut writer) = self.writer.try_lock() {
+                self.mention(&mut writer, durable);
+            }
+        })?;
+        if !is_mentioned {
             let mut writer = self.writer.lock();
             // Another one that waited for the same sync may have been here meanwhile.
             if !self.sync.is_mentioned(position) {
@@ -278,6 +284,18 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Appends what shows that the logs are durable up to here, if a single record does.
+    fn mention(&self, writer: &mut Writer, durable: Position) {
+        if writer.log.must_rotate() || durable.0 != writer.log.id() || durable.1 <= LOG_HEADER_LEN {
+            return;
+        }
+        writer.log.mark_durable(durable.1);
+        if let Err(error) = writer.log.append_mark() {
+            tracing::warn!(%error, "cannot note in the log what is durable");
+        }
+        self.note_mentioned(&writer.log);
     }
 
     /// Appends what shows how far the logs are durable. If that fails, or the log takes no more
@@ -320,48 +338,58 @@ impl Inner {
     /// Makes everything appended so far durable. For holders of the writer's lock, who append a
     /// record afterwards.
     pub(super) fn make_all_durable(&self) -> Result<()> {
-        self.make_durable(self.sync.appended(), |_| {})
+        self.make_durable(self.sync.appended(), |_| {}, |_| {}).map(|_| ())
     }
 
-    /// Waits a little for the others that are expected to want the same sync: less than a sync takes,
-    /// and only if others wanted the last one, so that a writer that is alone never waits. Looks
-    /// only so often that a clock that stands still does no harm.
+    /// Waits a little for the others that are expected to want the same sync: half as long as the last
+    /// one took, within bounds, and only if others wanted that, so that a writer that is alone never
+    /// waits. Waking a thread on another processor may take a third of a fast sync. Looks only so often
+    /// that a clock that stands still does no harm.
     fn gather(&self, is_complete: &dyn Fn() -> bool) {
-        const PATIENCE: Duration = Duration::from_micros(30);
-        const LOOKS: u32 = 300;
+        const LEAST: Duration = Duration::from_micros(30);
+        const MOST: Duration = Duration::from_micros(500);
+        const LOOKS: u32 = 1000;
         if matches!(self.options.background, Background::Manual) {
             return;
         }
+        let lasted = Duration::from_nanos(self.sync.lasted.load(Ordering::Relaxed));
+        let patience = (lasted / 2).clamp(LEAST, MOST);
         let clock = &self.home.env.clock;
         let start = clock.monotonic();
         for _ in 0..LOOKS {
-            if is_complete() || clock.monotonic().saturating_sub(start) >= PATIENCE {
+            if is_complete() || clock.monotonic().saturating_sub(start) >= patience {
                 return;
             }
             std::thread::yield_now();
         }
     }
 
-    /// Returns once everything before `position` is durable. One caller syncs for all that wait, and
-    /// calls `gather` before that if it expects more of them.
+    /// Returns once everything before `position` is durable; whether a record says so. One caller
+    /// syncs for all that wait, calls `gather` before that if it expects more of them, and `conclude`
+    /// after it.
     fn make_durable(
         &self,
         position: Position,
         gather: impl FnOnce(&dyn Fn() -> bool),
-    ) -> Result<()> {
+        conclude: impl FnOnce(Position),
+    ) -> Result<bool> {
         let check = || {
             // After a failed sync the file's state is unknown: it is never tried again.
             if self.is_poisoned.load(Ordering::Acquire) { self.check_writable() } else { Ok(()) }
         };
-        self.sync.sync_to(position, check, gather, |files| {
+        let sync = |files: &[(LogId, Arc<dyn VfsFile>)]| {
             let sync = |(id, file): &(LogId, Arc<dyn VfsFile>)| {
                 let path = || self.home.dir.join(crate::wal::log_file_name(*id));
                 file.sync_data().map_err(|e| Error::io("sync", &path(), e))
             };
+            let start = self.home.env.clock.monotonic();
             let outcome = files.iter().try_for_each(sync);
+            let lasted = self.home.env.clock.monotonic().saturating_sub(start);
+            self.sync.lasted.store(lasted.as_nanos() as u64, Ordering::Relaxed);
             self.counters.syncs.fetch_add(1, Ordering::Relaxed);
             outcome.inspect_err(|error| self.poison(error))
-        })
+        };
+        self.sync.sync_to(position, check, gather, sync, conclude)
     }
 
     /// Refuses writes while memtables cannot be flushed. The flush is tried again twice a second.

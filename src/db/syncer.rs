@@ -7,12 +7,16 @@
 //! one's sync runs. So the one that is to sync waits a little until as many have come as took part in the
 //! last sync or came during it. A thread that is alone expects itself, and does not wait.
 //!
+//! How soon all are back decides how many syncs there are in a second. So each that waits is woken by
+//! itself, once, and has its answer then: it takes no lock that others want. Those that came too late
+//! for a sync sleep on, but for one that is to sync next.
+//!
 //! Invariants: nobody hears that a position is durable before a sync ended well that began after
-//! the position was appended; after a sync that failed nobody does, and none is tried again. Called by
-//! `commit`; the models beside it explore the schedules.
+//! the position was appended; after a sync that failed nobody does, and none is tried again; while one
+//! waits, another syncs or was woken to. Called by `commit`; the models beside it explore the schedules.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 use crate::types::LogId;
 
 /// A place in the sequence of logs: everything before it was appended.
@@ -34,12 +38,46 @@ pub(super) struct SyncState<F> {
     begun: u64,
     /// How many are expected to want the next one.
     expected: u64,
+    /// Those that wait for somebody's sync, in the order in which they came.
+    waiting: Vec<(Position, Arc<Waiter>)>,
+}
+
+struct Waiter {
+    answer: Mutex<Option<Answer>>,
+    wake: Condvar,
+}
+
+enum Answer {
+    /// What it waits for is durable; whether a record says so.
+    Durable { mentioned: bool },
+    /// To look again: to sync, or to hear that nobody may.
+    Look,
+}
+
+impl Waiter {
+    fn new() -> Arc<Waiter> {
+        Arc::new(Waiter { answer: Mutex::new(None), wake: Condvar::new() })
+    }
+
+    fn wait(&self) -> Answer {
+        let mut answer = self.answer.lock();
+        loop {
+            match answer.take() {
+                Some(answer) => return answer,
+                None => self.wake.wait(&mut answer),
+            }
+        }
+    }
+
+    fn tell(&self, answer: Answer) {
+        *self.answer.lock() = Some(answer);
+        self.wake.notify_one();
+    }
 }
 
 /// See the module's text.
 pub(super) struct Syncer<F> {
     state: Mutex<SyncState<F>>,
-    synced: Condvar,
     /// The end of what is appended to the current log. Replaced under the lock together with the log;
     /// else it rises, by whoever appends.
     end: AtomicU64,
@@ -52,6 +90,8 @@ pub(super) struct Syncer<F> {
     mentioned_end: AtomicU64,
     /// How often somebody came that needed a sync. Changed under the lock.
     entered: AtomicU64,
+    /// How long the last sync took, in nanoseconds, as whoever calls says.
+    pub(super) lasted: AtomicU64,
 }
 
 /// More are not waited for.
@@ -64,14 +104,16 @@ impl<F: Clone> Syncer<F> {
         let (older, mentioned) = (Vec::new(), appended);
         let current = (appended.0, current);
         let (syncing, begun, expected) = (false, 0, 0);
-        let state = SyncState { older, current, durable, mentioned, syncing, begun, expected };
+        let waiting = Vec::new();
+        let state =
+            SyncState { older, current, durable, mentioned, syncing, begun, expected, waiting };
         Syncer {
             state: Mutex::new(state),
-            synced: Condvar::new(),
             end: AtomicU64::new(appended.1),
             durable_end: AtomicU64::new(0),
             mentioned_end: AtomicU64::new(0),
             entered: AtomicU64::new(0),
+            lasted: AtomicU64::new(0),
         }
     }
 
@@ -137,24 +179,27 @@ impl<F: Clone> Syncer<F> {
         self.state.lock()
     }
 
-    /// Returns once everything before `position` is durable.
+    /// Returns once everything before `position` is durable; whether a record says so.
     ///
     /// `sync` syncs logs in this order. `check` says whether that may be tried; once a sync has
     /// failed it never may, and `sync` sees to that before it returns. `gather` is called if more are
     /// expected to come than have, and returns at the latest when what it is given says that they are
-    /// all there, or whenever it likes.
+    /// all there, or whenever it likes. `conclude` is called after a sync that ended well, before
+    /// others hear of it, with the position that is durable: it may note that in the log, and must not
+    /// wait for anyone.
     pub(super) fn sync_to<E>(
         &self,
         position: Position,
         check: impl FnOnce() -> Result<(), E>,
         gather: impl FnOnce(&dyn Fn() -> bool),
         sync: impl FnOnce(&[(LogId, F)]) -> Result<(), E>,
-    ) -> Result<(), E> {
+        conclude: impl FnOnce(Position),
+    ) -> Result<bool, E> {
         let mut state = self.state.lock();
         let mut has_entered = false;
         loop {
             if state.durable >= position {
-                return Ok(());
+                return Ok(self.mentioned_of(&state) >= position);
             }
             if !has_entered {
                 has_entered = true;
@@ -163,9 +208,18 @@ impl<F: Clone> Syncer<F> {
             if !state.syncing {
                 break;
             }
-            self.synced.wait(&mut state);
+            let waiter = Waiter::new();
+            state.waiting.push((position, Arc::clone(&waiter)));
+            drop(state);
+            if let Answer::Durable { mentioned } = waiter.wait() {
+                return Ok(mentioned);
+            }
+            state = self.state.lock();
         }
-        check()?;
+        if let Err(refused) = check() {
+            tell_all_to_look(state);
+            return Err(refused);
+        }
         state.syncing = true;
         let complete = state.begun + state.expected;
         if self.entered() < complete {
@@ -180,26 +234,55 @@ impl<F: Clone> Syncer<F> {
         files.push(state.current.clone());
         drop(state);
         let outcome = sync(&files);
-        let mut state = self.state.lock();
-        state.syncing = false;
-        state.expected = (self.entered() - before).min(EXPECTED_MAX);
         #[cfg(all(test, loom))]
         let target = match crate::sync::modeled::makes(crate::sync::modeled::Mistake::OfTheModel) {
-            true => self.appended_of(&state),
+            true => self.appended(),
             false => target,
         };
         if outcome.is_ok() {
-            state.durable = state.durable.max(target);
-            if state.durable.0 == state.current.0 {
-                self.durable_end.store(state.durable.1, Ordering::Release);
-            }
-            state.older.retain(|(id, _)| *id >= target.0);
+            conclude(target);
         }
+        let mut state = self.state.lock();
+        state.syncing = false;
+        state.expected = (self.entered() - before).min(EXPECTED_MAX);
+        if let Err(failed) = outcome {
+            tell_all_to_look(state);
+            return Err(failed);
+        }
+        state.durable = state.durable.max(target);
+        if state.durable.0 == state.current.0 {
+            self.durable_end.store(state.durable.1, Ordering::Release);
+        }
+        state.older.retain(|(id, _)| *id >= target.0);
+        let mentioned = self.mentioned_of(&state);
+        let durable = state.durable;
+        let (done, mut late): (Vec<_>, Vec<_>) =
+            state.waiting.drain(..).partition(|(position, _)| *position <= durable);
+        let next = if late.is_empty() { None } else { Some(late.remove(0)) };
+        state.waiting = late;
         drop(state);
-        self.synced.notify_all();
-        outcome
+        if let Some((_, next)) = next {
+            next.tell(Answer::Look);
+        }
+        for (position, waiter) in done {
+            waiter.tell(Answer::Durable { mentioned: mentioned >= position });
+        }
+        Ok(mentioned >= position)
     }
 }
+
+/// After a failure, which all that wait are to hear of.
+fn tell_all_to_look<F>(mut state: MutexGuard<'_, SyncState<F>>) {
+    let waiting = std::mem::take(&mut state.waiting);
+    drop(state);
+    for (_, waiter) in waiting {
+        waiter.tell(Answer::Look);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+#[path = "syncer_tests.rs"]
+mod tests;
 
 #[cfg(all(test, loom))]
 #[path = "syncer_loom_tests.rs"]

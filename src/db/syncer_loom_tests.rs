@@ -1,5 +1,6 @@
 //! Models of the shared `fsync`: whoever hears that its append is durable is right, whatever other
-//! writers, rotations and failures do meanwhile; what failed is not tried again.
+//! writers, rotations and failures do meanwhile; what failed is not tried again; nobody that waits is
+//! forgotten.
 
 use super::*;
 use crate::sync::Arc;
@@ -25,6 +26,8 @@ struct Model {
     poisoned: AtomicBool,
     /// How often one waited for others.
     gathered: AtomicU64,
+    /// Up to where each log says that it is durable.
+    mentioned: [AtomicU64; 2],
 }
 
 impl Model {
@@ -36,6 +39,7 @@ impl Model {
             fails_after: AtomicU64::new(fails_after),
             poisoned: AtomicBool::new(false),
             gathered: AtomicU64::new(0),
+            mentioned: Default::default(),
         })
     }
 
@@ -85,9 +89,22 @@ impl Model {
                 is_complete();
             }
         };
-        let outcome = self.syncer.sync_to(position, check, gather, |files| self.sync_files(files));
-        if outcome.is_ok() {
+        // If nobody is in the way, as `commit` does.
+        let conclude = |durable: Position| {
+            if let Ok(log) = self.writer.try_lock()
+                && *log == durable.0.0
+            {
+                self.mentioned[*log as usize].fetch_max(durable.1, Ordering::Release);
+                self.syncer.note_mentioned(durable.1);
+            }
+        };
+        let sync = |files: &[(LogId, u64)]| self.sync_files(files);
+        let outcome = self.syncer.sync_to(position, check, gather, sync, conclude);
+        if let Ok(mentioned) = outcome {
             self.assert_durable(position);
+            let says = |log: u64| self.mentioned[log as usize].load(Ordering::Acquire);
+            let newer = position.0.0 == 0 && says(1) > 0;
+            assert!(!mentioned || newer || says(position.0.0) >= position.1, "nothing says so");
         } else {
             assert!(self.poisoned.load(Ordering::Acquire));
         }
