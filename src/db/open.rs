@@ -17,18 +17,19 @@ use crate::checksum::uuid_salt;
 use crate::error::{Error, Result};
 use crate::hash::{key_hash, keyspace_seed};
 use crate::keymap::{KeyMap, MapEdit};
+use crate::memtable::Memtable;
 use crate::segment::PointIndex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, ArcSwap, Condvar, Mutex, Striped};
-use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
+use crate::types::{KeyspaceId, Kind, LogId, SegmentId, SeqNo};
 use crate::version::{
     Change, Edit, LiveSegments, MANIFEST_NAME, MANIFEST_NEW_NAME, Manifest, ManifestState, RunNo,
     Segment, SegmentHome, Version, parse_segment_file_name, remove_leftovers,
 };
 use crate::vfs::{Env, OpenMode, VfsLock};
 use crate::wal::{
-    LOG_HEADER_LEN, LogWriter, Recovery, Replayed, log_file_name, parse_log_file_name, remove_logs,
-    renew, replay,
+    LOG_HEADER_LEN, LogWriter, Op, Recovery, Replayed, log_file_name, parse_log_file_name,
+    remove_logs, renew, replay,
 };
 use std::collections::HashMap;
 use std::path::Path;
@@ -181,6 +182,69 @@ struct Recovered {
     notices: Vec<String>,
 }
 
+/// How many operations are inserted after they were read. An insert begins with a load that misses the
+/// processor's caches, and by then it has come.
+const AHEAD: usize = 8;
+
+/// Larger ones are not kept.
+const COMING_BYTES: usize = 4096;
+
+/// Operations that were read and are not in the memtable yet.
+#[derive(Default)]
+struct Coming {
+    ops: [Copied; AHEAD],
+    /// How many came in all: the next one's place, and that of the oldest one, is this by turns.
+    count: usize,
+}
+
+#[derive(Default)]
+struct Copied {
+    keyspace: KeyspaceId,
+    /// `None`: it is in the memtable.
+    kind: Option<Kind>,
+    seqno: SeqNo,
+    hash: u64,
+    /// The key, then the value.
+    bytes: Vec<u8>,
+    key_len: usize,
+}
+
+impl Coming {
+    /// Takes an operation, and inserts the oldest one if there are too many.
+    fn push(&mut self, table: &dyn Memtable, op: Op<'_>, hash: u64, seqno: SeqNo) {
+        if op.key.len() + op.value.len() > COMING_BYTES {
+            self.insert_all(table);
+            table.insert(op.keyspace, op.key, hash, seqno, op.kind, op.value);
+            return;
+        }
+        table.prefetch(hash);
+        let copied = &mut self.ops[self.count % AHEAD];
+        self.count += 1;
+        copied.insert(table);
+        (copied.keyspace, copied.kind) = (op.keyspace, Some(op.kind));
+        (copied.seqno, copied.hash, copied.key_len) = (seqno, hash, op.key.len());
+        copied.bytes.clear();
+        copied.bytes.extend_from_slice(op.key);
+        copied.bytes.extend_from_slice(op.value);
+    }
+
+    /// Inserts what there is, in order.
+    fn insert_all(&mut self, table: &dyn Memtable) {
+        for at in self.count..self.count + AHEAD {
+            self.ops[at % AHEAD].insert(table);
+        }
+    }
+}
+
+impl Copied {
+    fn insert(&mut self, table: &dyn Memtable) {
+        if let Some(kind) = self.kind.take() {
+            let (key, value) = self.bytes.split_at(self.key_len);
+            table.insert(self.keyspace, key, self.hash, self.seqno, kind, value);
+        }
+    }
+}
+
 /// Replays the logs into memtables and changes nothing: a database that is refused is left as it is.
 fn read_logs(env: &Env, dir: &Path, options: &Options, state: &ManifestState) -> Result<Read> {
     let log_salt = uuid_salt(&state.uuid);
@@ -188,10 +252,12 @@ fn read_logs(env: &Env, dir: &Path, options: &Options, state: &ManifestState) ->
     let mut frozen: Vec<Arc<MemSlot>> = Vec::new();
     let mut current = state.log_floor;
     let mut logs_in_active = 1;
+    let mut coming = Coming::default();
     let replayed =
         replay(env, dir, log_salt, state.log_floor, options.recovery, &mut |log, seqno, op| {
             if log != current {
                 // Only between logs: a batch must not be flushed in part.
+                coming.insert_all(&*active.table);
                 current = log;
                 logs_in_active += 1;
                 let full = active.table.allocated_bytes() >= options.write_buffer_bytes;
@@ -206,7 +272,7 @@ fn read_logs(env: &Env, dir: &Path, options: &Options, state: &ManifestState) ->
             }
             if state.keyspaces.contains_key(&op.keyspace) {
                 let hash = key_hash(op.key, keyspace_seed(state.hash_seed, op.keyspace));
-                active.table.insert(op.keyspace, op.key, hash, seqno, op.kind, op.value);
+                coming.push(&*active.table, op, hash, seqno);
             } else if op.keyspace >= state.next_keyspace {
                 let path = dir.join(log_file_name(log));
                 let what = format!("it writes to keyspace {}, which never was", op.keyspace);
@@ -215,6 +281,7 @@ fn read_logs(env: &Env, dir: &Path, options: &Options, state: &ManifestState) ->
             // What was written to a keyspace that was dropped since is gone with it.
             Ok(())
         })?;
+    coming.insert_all(&*active.table);
     let mut notices = Vec::new();
     if let Some(torn) = &replayed.torn {
         notices.push(format!(
@@ -260,7 +327,13 @@ fn read_logs(env: &Env, dir: &Path, options: &Options, state: &ManifestState) ->
 }
 
 /// Makes durable what was replayed, removes what was not, and begins a new log.
-fn begin_log(env: &Env, dir: &Path, state: &ManifestState, read: Read) -> Result<Recovered> {
+fn begin_log(
+    env: &Env,
+    dir: &Path,
+    state: &ManifestState,
+    read: Read,
+    threads: bool,
+) -> Result<Recovered> {
     let Read { mut active, mut frozen, logs_in_active, replayed, mut notices } = read;
     let log_salt = uuid_salt(&state.uuid);
     remove_logs(env, dir, &replayed.discarded)?;
@@ -269,9 +342,7 @@ fn begin_log(env: &Env, dir: &Path, state: &ManifestState, read: Read) -> Result
         notices.push(format!("removed {name}: what it holds, if anything, comes after a gap"));
     }
     // What will be shown to users from now on must survive as long as what they write next.
-    for log in &replayed.uncertain {
-        renew(env, dir, log_salt, log)?;
-    }
+    renew(env, dir, log_salt, &replayed.uncertain, threads)?;
     let last_seqno = replayed.last_seqno;
     let newest = replayed.logs.iter().copied().max().unwrap_or(state.log_floor);
     let id = LogId(newest.0.saturating_add(1)).max(state.next_log);
@@ -326,7 +397,8 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
     // Everything was found sound. Now it may be changed, the manifest first, because of which all
     // else is.
     let mut manifest = unsettled.settle(&state)?;
-    let recovered = begin_log(&env, dir, &state, read)?;
+    let threads = options.background != Background::Manual;
+    let recovered = begin_log(&env, dir, &state, read, threads)?;
     notices.extend(recovered.notices);
     let last_seqno = recovered.last_seqno;
     notices.extend(undo_clears(last_seqno, &mut manifest, &mut state)?);
@@ -436,3 +508,7 @@ impl Inner {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "open_tests.rs"]
+mod tests;

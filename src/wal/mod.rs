@@ -35,6 +35,8 @@ mod fuzz;
 mod ops;
 mod patient;
 mod renew;
+#[cfg(test)]
+mod renew_tests;
 mod replay;
 mod salvage;
 #[cfg(test)]

@@ -12,15 +12,43 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
 
-use super::format::{HEADER_LEN, LogHeader, RECORD_HEADER_LEN, log_file_name};
-use super::replay::{LogFile, PIECE, Pieces, Uncertain};
+use super::format::{HEADER_LEN, LogHeader, log_file_name};
+use super::replay::{LogFile, Pieces, Uncertain};
 use crate::error::{Error, Result};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::vfs::{Env, OpenMode};
 use std::path::Path;
 
-/// Makes a log durable to the end of its records. Reads and writes what is uncertain once, in pieces;
-/// one fsync.
-pub(crate) fn renew(env: &Env, dir: &Path, database: u64, log: &Uncertain) -> Result<()> {
+/// Makes logs durable to the ends of their records, in any order: all are, or an error comes back. In
+/// two threads if that is allowed and there are several, so that one writes while the other one's
+/// fsync runs.
+pub(crate) fn renew(
+    env: &Env,
+    dir: &Path,
+    database: u64,
+    logs: &[Uncertain],
+    threads: bool,
+) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(log) = logs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            renew_one(env, dir, database, log)?;
+        }
+        Ok(())
+    };
+    if !threads || logs.len() < 2 {
+        return work();
+    }
+    std::thread::scope(|scope| {
+        let other = scope.spawn(work);
+        let own = work();
+        let others = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        own.and(others)
+    })
+}
+
+/// Reads and writes what is uncertain of a log once, in pieces; one fsync.
+fn renew_one(env: &Env, dir: &Path, database: u64, log: &Uncertain) -> Result<()> {
     let Uncertain { header, from, end } = *log;
     let path = dir.join(log_file_name(header.id));
     let opened = env.vfs.open(&path, OpenMode::ReadWrite).and_then(|file| Ok((file.len()?, file)));
@@ -42,20 +70,10 @@ pub(crate) fn renew(env: &Env, dir: &Path, database: u64, log: &Uncertain) -> Re
         write(bytes, 0)?;
         at = HEADER_LEN;
     }
-    let mut sound = Vec::new();
     while at < end {
-        let start = at;
-        sound.clear();
-        while at < end && (sound.len() as u64) < PIECE {
-            let Some((record, _)) = pieces.record(header.salt, at)? else {
-                return Err(changed(at));
-            };
-            debug_assert!(record.len() >= RECORD_HEADER_LEN as u64);
-            let bytes = pieces.get(at, record.len())?.ok_or_else(|| changed(at))?;
-            sound.extend_from_slice(bytes);
-            at += record.len();
-        }
-        write(&sound, start)?;
+        let sound = pieces.records(header.salt, at, end)?.ok_or_else(|| changed(at))?;
+        write(sound, at)?;
+        at += sound.len() as u64;
     }
     log.file.sync_data().map_err(|error| Error::io("sync", &log.path, error))
 }

@@ -552,7 +552,7 @@ impl<'a> Pieces<'a> {
             let path = &self.log.path;
             let want = usize::try_from(want)
                 .map_err(|_| Error::io("read", path, io::ErrorKind::OutOfMemory.into()))?;
-            self.bytes.clear();
+            // Taken, so that after an error there is nothing that looks as if it had been read.
             let mut bytes = std::mem::take(&mut self.bytes);
             bytes.resize(want, 0);
             self.log
@@ -579,5 +579,24 @@ impl<'a> Pieces<'a> {
             return Ok(None);
         }
         Ok(bytes.get(RECORD_HEADER_LEN..).map(|payload| (header, payload)))
+    }
+
+    /// The record at `offset` and those behind it, up to `end`, that were read with it: as they stand
+    /// in the file, and each verifies. `None` if the first one does not.
+    pub(super) fn records(&mut self, salt: u64, offset: u64, end: u64) -> Result<Option<&[u8]>> {
+        let Some((first, _)) = self.record(salt, offset)? else { return Ok(None) };
+        let read = self.bytes.get((offset - self.start) as usize..).unwrap_or_default();
+        let mut len = first.len();
+        while offset + len < end {
+            let rest = read.get(len as usize..).unwrap_or_default();
+            let Some(record) = RecordHeader::decode(rest) else { break };
+            let Ok(n) = usize::try_from(record.len()) else { break };
+            let Some(bytes) = rest.get(..n) else { break };
+            if !verifies(bytes, salt, offset + len) {
+                break;
+            }
+            len += record.len();
+        }
+        Ok(read.get(..len as usize))
     }
 }
