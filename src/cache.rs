@@ -9,6 +9,9 @@
 //! a share of the blocks was replaced: so few blocks are taken in that are not read again, however
 //! large the store.
 //!
+//! Blocks have memory of their own ([`Slabs`]), and weigh what they take there, with their records; what
+//! regions of it are not used is no part of the weight.
+//!
 //! Invariants: the weight of what is held stays within the budget (but for three quarters of a byte a page
 //! of open segments: see [`Frames`]); what is evicted lives on while
 //! someone uses it. Thread-safe, sharded or locked briefly; no I/O happens under a lock of the
@@ -16,6 +19,7 @@
 
 use crate::error::{Error, Result};
 use crate::segment::{BlockCache, FileSource, Frames, MAX_BLOCK_PAGES, Part};
+use crate::slab::Slabs;
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, ArcSwapOption, Mutex, Striped, Weak};
 use crate::types::{PAGE, SegmentId};
@@ -74,6 +78,8 @@ const ERA_MIN: usize = 16;
 /// The cache that all segments of a database share.
 pub(crate) struct SharedCache {
     parts: Cache<(u64, u64), Part, PartWeight, BuildHasherDefault<PartHash>>,
+    /// The memory of blocks.
+    slabs: Arc<Slabs>,
     /// Hits and misses.
     lookups: Striped<2>,
     /// What parts and blocks may take together, in bytes.
@@ -109,6 +115,7 @@ impl SharedCache {
         let (hasher, lifecycle) = (BuildHasherDefault::default(), DefaultLifecycle::default());
         SharedCache {
             parts: Cache::with(items, parts, PartWeight, hasher, lifecycle),
+            slabs: Arc::new(Slabs::new(bytes)),
             lookups: Striped::default(),
             budget: bytes as u64,
             table_bytes: AtomicU64::new(0),
@@ -153,6 +160,10 @@ impl SharedCache {
 }
 
 impl BlockCache for SharedCache {
+    fn slabs(&self) -> Option<&Arc<Slabs>> {
+        Some(&self.slabs)
+    }
+
     fn get(&self, file: u64, offset: u64) -> Option<Part> {
         let found = self.parts.get(&(file, offset));
         self.count(u64::from(found.is_some()), u64::from(found.is_none()));

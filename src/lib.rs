@@ -49,6 +49,8 @@ mod keymap;
 mod memtable;
 mod prefetch;
 mod segment;
+#[allow(unsafe_code)] // Memory that is cut to pieces and handed out.
+mod slab;
 mod slice;
 mod sync;
 mod types;

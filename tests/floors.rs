@@ -19,6 +19,7 @@ const ROOMS: &[(u8, &str)] = &[
     (0, "hash"),
     (0, "error"),
     (0, "sync"),
+    (0, "slab"),
     (0, "slice"),
     (0, "cursor"),
     (0, "prefetch"),

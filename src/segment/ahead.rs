@@ -7,10 +7,12 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
 
+use super::block::Stored;
 use super::index::Handle;
 use super::reader::SegmentReader;
 use crate::error::Result;
 use bytes::Bytes;
+use std::ops::Range;
 
 /// After so many blocks in a row that were not cached, a walk is a scan.
 const MISSES_BEFORE: u32 = 3;
@@ -57,17 +59,18 @@ impl Window {
         self.misses > MISSES_BEFORE
     }
 
-    /// The stored bytes of a block, from the window or from the file. `shared`: as a view of the window.
+    /// The stored bytes of a block, from the window or from the file. `shared`: a view of the window
+    /// may be kept.
     pub(super) fn take(
         &mut self,
         reader: &SegmentReader,
         handle: &Handle,
         direction: Direction,
         shared: bool,
-    ) -> Result<Bytes> {
+    ) -> Result<Stored<'_>> {
         let (offset, len) = (handle.offset(), handle.len());
-        if let Some(bytes) = self.slice(offset, len) {
-            return Ok(hand_out(bytes, shared));
+        if self.range(offset, len).is_some() {
+            return Ok(self.hand_out(offset, len, shared));
         }
         let wanted = self.next_len.max(len);
         let start = match direction {
@@ -78,14 +81,11 @@ impl Window {
         self.next_len = (self.next_len * 2).clamp(WINDOW_FIRST, WINDOW_MAX);
         if wanted > len {
             match self.read(reader, start, wanted) {
-                Ok(()) => {
-                    let bytes = self.slice(offset, len).unwrap_or_default();
-                    return Ok(hand_out(bytes, shared));
-                }
+                Ok(()) => return Ok(self.hand_out(offset, len, shared)),
                 Err(_) => self.next_len = 0, // Whether this block is readable shows below.
             }
         }
-        Ok(Bytes::from(reader.read(offset, len)?))
+        Ok(Stored::Own(reader.read_space(offset, len)?))
     }
 
     /// Reads a window, into the memory of the one before if nobody has a view of that.
@@ -100,13 +100,19 @@ impl Window {
         Ok(())
     }
 
-    fn slice(&self, offset: u64, len: u64) -> Option<Bytes> {
+    /// Where in the window a block is, if it is.
+    fn range(&self, offset: u64, len: u64) -> Option<Range<usize>> {
         let start = usize::try_from(offset.checked_sub(self.offset)?).ok()?;
         let end = start.checked_add(usize::try_from(len).ok()?)?;
-        (end <= self.bytes.len()).then(|| self.bytes.slice(start..end))
+        (end <= self.bytes.len()).then_some(start..end)
     }
-}
 
-fn hand_out(bytes: Bytes, shared: bool) -> Bytes {
-    if shared { bytes } else { Bytes::copy_from_slice(&bytes) }
+    /// A block that is in the window.
+    fn hand_out(&self, offset: u64, len: u64, shared: bool) -> Stored<'_> {
+        let range = self.range(offset, len).unwrap_or_default();
+        match shared {
+            true => Stored::Shared(self.bytes.slice(range)),
+            false => Stored::Passing(self.bytes.get(range).unwrap_or_default()),
+        }
+    }
 }

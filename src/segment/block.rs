@@ -22,14 +22,18 @@ use crate::cursor::front;
 use crate::error::Malformed;
 use crate::hash::{hash_byte, key_hash};
 use crate::prefetch::prefetch;
+use crate::slab::{Slabs, Space};
 use crate::types::{Kind, SeqNo};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use std::cmp::Ordering;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A data block in memory.
 pub(crate) struct Block {
     payload: Bytes,
+    /// What that takes in memory, in bytes.
+    taken: usize,
     /// Its length in the file.
     pages: u32,
     entries: usize,
@@ -75,6 +79,29 @@ pub(crate) enum Lookup {
 /// How many cache lines a walk asks for when it begins.
 const WALK_LINES: usize = 8;
 
+/// The bytes of a padded block, by what may be done with them.
+pub(super) enum Stored<'a> {
+    /// They may be shared: a raw payload stays where it is.
+    Shared(Bytes),
+    /// They are the block's own.
+    Own(Space),
+    /// They will soon be others: what is kept of them is copied.
+    Passing(&'a [u8]),
+}
+
+impl Stored<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Stored::Shared(bytes) => bytes,
+            Stored::Own(space) => space.bytes(),
+            Stored::Passing(bytes) => bytes,
+        }
+    }
+}
+
+/// What the heap and the counts of references add to a block's record, in bytes.
+const COUNTS: usize = 32;
+
 pub(super) const SHORT: Malformed = Malformed::Damaged("an entry runs out of its block");
 
 #[cfg(all(test, loom))]
@@ -83,6 +110,7 @@ impl Block {
     pub(super) fn of_zeros(len: usize) -> Block {
         let payload = Bytes::from(vec![0; len]);
         Block {
+            taken: payload.len(),
             payload,
             pages: 1,
             entries: 0,
@@ -102,24 +130,45 @@ impl Block {
         salt: u64,
         offset: u64,
     ) -> Result<(Block, BlockHeader), Malformed> {
-        let header = BlockHeader::decode(block, salt, offset)?;
-        let stored = stored(&header, block)?;
-        let payload = if header.codec == CODEC_NONE {
-            block.slice_ref(stored)
-        } else {
-            let mut raw = Vec::new();
-            inflate(&header, stored, &mut raw)?;
-            Bytes::from(raw)
+        Block::decode_from(Stored::Shared(block.clone()), None, salt, offset)
+    }
+
+    /// The same, whoever has the bytes; what memory it needs is taken from the slabs.
+    pub(super) fn decode_from(
+        from: Stored<'_>,
+        slabs: Option<&Arc<Slabs>>,
+        salt: u64,
+        offset: u64,
+    ) -> Result<(Block, BlockHeader), Malformed> {
+        let header = BlockHeader::decode(from.bytes(), salt, offset)?;
+        let stored = stored(&header, from.bytes())?;
+        if header.codec != CODEC_NONE {
+            let mut raw = Space::of(slabs, raw_len(&header)?);
+            decompress(header.codec, stored, raw.bytes_mut())?;
+            let taken = raw.taken();
+            return Ok((Block::parse(raw.freeze(), taken, &header)?, header));
+        }
+        let (taken, mut payload) = match from {
+            Stored::Shared(block) => (block.len(), block),
+            Stored::Own(space) => (space.taken(), space.freeze()),
+            Stored::Passing(block) => {
+                let mut space = Space::of(slabs, block.len());
+                space.bytes_mut().copy_from_slice(block);
+                (space.taken(), space.freeze())
+            }
         };
-        Ok((Block::parse(payload, &header)?, header))
+        // All behind the header: `stored` has checked that.
+        payload.advance(BLOCK_HEADER_LEN.min(payload.len()));
+        Ok((Block::parse(payload, taken, &header)?, header))
     }
 
     /// Checks all offsets and lengths of a raw payload.
-    fn parse(payload: Bytes, header: &BlockHeader) -> Result<Block, Malformed> {
+    fn parse(payload: Bytes, taken: usize, header: &BlockHeader) -> Result<Block, Malformed> {
         let Peek { pages, entries, common, prefixes, offsets, hashes, .. } =
             Peek::of(&payload, header)?;
         let width = usize::from(header.prefix_width);
-        let block = Block { payload, pages, entries, width, common, prefixes, offsets, hashes };
+        let block =
+            Block { payload, taken, pages, entries, width, common, prefixes, offsets, hashes };
         let bytes: &[u8] = &block.payload;
         let mut end = 0;
         for i in 0..entries {
@@ -188,7 +237,7 @@ impl Block {
 
     /// What it occupies in memory, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.payload.len() + BLOCK_HEADER_LEN + size_of::<Block>()
+        self.taken + size_of::<Block>() + COUNTS
     }
 
     /// The length of the raw payload, in bytes.
@@ -426,13 +475,19 @@ pub(super) fn stored<'a>(header: &BlockHeader, block: &'a [u8]) -> Result<&'a [u
         .ok_or(Malformed::Damaged("the block's stored length is too long"))
 }
 
-/// Decompresses a payload to `raw`, after checking that the recorded length is one that this codec can
-/// reach from so many bytes, so that a wrong length cannot ask for memory without bounds.
+/// Decompresses a payload to `raw`.
 pub(super) fn inflate(
     header: &BlockHeader,
     stored: &[u8],
     raw: &mut Vec<u8>,
 ) -> Result<(), Malformed> {
+    raw.resize(raw_len(header)?, 0);
+    decompress(header.codec, stored, raw)
+}
+
+/// The length of a compressed payload once it is unpacked, if it is one that this codec can reach
+/// from so many bytes, so that a wrong length cannot ask for memory without bounds.
+fn raw_len(header: &BlockHeader) -> Result<usize, Malformed> {
     // LZ4: a length byte adds at most 255. Zstandard: a block of 128 KiB takes 4 bytes at least.
     let factor = match header.codec {
         CODEC_LZ4 => 255,
@@ -442,9 +497,7 @@ pub(super) fn inflate(
     if factor != 0 && header.raw > (header.stored + 16).saturating_mul(factor) {
         return Err(Malformed::Damaged("the block's raw length cannot be right"));
     }
-    let len = if factor == 0 { 0 } else { usize::try_from(header.raw).map_err(|_| SHORT)? };
-    raw.resize(len, 0);
-    decompress(header.codec, stored, raw)
+    if factor == 0 { Ok(0) } else { usize::try_from(header.raw).map_err(|_| SHORT) }
 }
 
 /// Calls `hit` with the position of each byte equal to `byte`, rising, until it returns true. Eight

@@ -124,7 +124,7 @@ impl SegmentCursor {
             }
         }
         let bytes = self.window.take(&self.reader, handle, direction, readahead)?;
-        let block = Arc::new(self.reader.decode_block(handle, &bytes)?);
+        let block = Arc::new(self.reader.decode_block(handle, bytes)?);
         if fill_cache && !readahead {
             self.reader.offer_block(handle, &block);
         }

@@ -81,6 +81,7 @@ pub use writer::SegmentWriter;
 
 use crate::compression::Compression;
 use crate::error::Result;
+use crate::slab::Slabs;
 use crate::types::{KeyspaceId, Kind, SeqNo};
 use crate::vfs::VfsFile;
 use bytes::Bytes;
@@ -213,6 +214,10 @@ impl Part {
 /// `offset` that of the part in the file. Blocks stand in a table of each reader ([`Frames`]), of which
 /// the cache keeps the books.
 pub(crate) trait BlockCache: Send + Sync {
+    /// Where the memory of blocks comes from; `None`: from the heap.
+    fn slabs(&self) -> Option<&Arc<Slabs>> {
+        None
+    }
     /// The part, if it is there.
     fn get(&self, file: u64, offset: u64) -> Option<Part>;
     /// Offers a part; the cache may decline it.

@@ -8,7 +8,7 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
 
-use super::block::Lookup;
+use super::block::{Lookup, Stored};
 use super::bloom::{Filter, FilterRoot, partition_of};
 use super::format::{
     MAX_BLOCK_PAGES, MAX_RAW, SECTION_BLOOM, SECTION_BLOOM_PARTITIONS, SECTION_HASH_RUN,
@@ -20,6 +20,7 @@ use super::reader::SegmentReader;
 use super::{Block, Found, Part};
 use crate::coding::u32_at;
 use crate::error::{Error, Malformed, Result};
+use crate::slab::Space;
 use crate::slice::Lent;
 use crate::types::{Kind, PAGE, SeqNo};
 use bytes::Bytes;
@@ -209,7 +210,7 @@ impl SegmentReader {
                 cached = false;
                 if self.wants_block(page) {
                     let bytes = self.read_block_at(page)?;
-                    self.look_and_keep(page, &bytes, look)
+                    self.look_and_keep(page, bytes, look)
                 } else {
                     let mut buffers = Buffers::take();
                     let looked = self.look_in_passing(page, &mut buffers, look);
@@ -222,13 +223,18 @@ impl SegmentReader {
     }
 
     /// Checks all of a block, keeps it and looks at it.
-    fn look_and_keep<T>(&self, page: u64, bytes: &Bytes, look: &mut impl Look<T>) -> Result<T> {
+    fn look_and_keep<T>(&self, page: u64, bytes: Space, look: &mut impl Look<T>) -> Result<T> {
         let offset = page * PAGE as u64;
         let malformed = |malformed| self.malformed(malformed, offset);
-        let (block, _) = Block::decode(bytes, self.inner.meta.salt, offset).map_err(malformed)?;
-        let block = Arc::new(block);
+        let block = Arc::new(self.decode_at(offset, bytes)?);
         self.keep_block(page, &block);
         look(block.peek(), Some(block.payload())).map_err(malformed)
+    }
+
+    fn decode_at(&self, offset: u64, bytes: Space) -> Result<Block> {
+        let (bytes, salt) = (Stored::Own(bytes), self.inner.meta.salt);
+        let decoded = Block::decode_from(bytes, self.slabs(), salt, offset);
+        decoded.map(|(block, _)| block).map_err(|malformed| self.malformed(malformed, offset))
     }
 
     /// Reads a block to a buffer and looks at it; a long one to memory of its own, which may be shared.
@@ -246,8 +252,7 @@ impl SegmentReader {
         let pages = self.pages_of(head, page, left)?;
         if pages > MAX_BLOCK_PAGES {
             let bytes = self.read_block_at(page)?;
-            let (block, _) =
-                Block::decode(&bytes, self.inner.meta.salt, offset).map_err(malformed)?;
+            let block = self.decode_at(offset, bytes)?;
             return look(block.peek(), Some(block.payload())).map_err(malformed);
         }
         let len = pages * PAGE;
@@ -283,15 +288,25 @@ impl SegmentReader {
 
     /// Reads the bytes of the block that begins at a page, as many as it says: at most up to the
     /// end of the data blocks. Its checksum is for the caller.
-    fn read_block_at(&self, page: u64) -> Result<Bytes> {
+    fn read_block_at(&self, page: u64) -> Result<Space> {
         let (offset, page_len) = (page * PAGE as u64, PAGE as u64);
         let left = self.pages_left(page)?;
-        let mut bytes = self.read(offset, page_len)?;
-        let pages = self.pages_of(&bytes, page, left)? as u64;
-        if pages > 1 {
-            self.read_onto(offset + page_len, (pages - 1) * page_len, &mut bytes)?;
+        let head = self.read_space(offset, page_len)?;
+        let pages = self.pages_of(head.bytes(), page, left)?;
+        if pages == 1 {
+            return Ok(head);
         }
-        Ok(Bytes::from(bytes))
+        let all = pages.checked_mul(PAGE).and_then(|len| Space::of_slabs(self.slabs(), len));
+        let Some(mut all) = all else {
+            let mut all = head.bytes().to_vec();
+            self.read_onto(offset + page_len, (pages as u64 - 1) * page_len, &mut all)?;
+            return Ok(Space::Heap(all));
+        };
+        if let Some((first, rest)) = all.bytes_mut().split_at_mut_checked(PAGE) {
+            first.copy_from_slice(head.bytes());
+            self.read_into(offset + page_len, rest)?;
+        }
+        Ok(all)
     }
 
     /// Whether the cache, if there is one, should keep this block, which it does not hold.

@@ -3,6 +3,7 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
 
+use super::block::Stored;
 use super::cursor::{CursorOptions, SegmentCursor};
 use super::format::{
     MAX_BLOCK_PAGES, SECTION_INDEX, SECTION_INDEX_PARTITIONS, SECTION_LAST_KEY, Section,
@@ -16,6 +17,7 @@ use crate::checksum::checksum;
 use crate::cursor::Bounds;
 use crate::error::{Error, Malformed, Result};
 use crate::hash::key_hash;
+use crate::slab::{Slabs, Space};
 use crate::slice::{Key, Value};
 use crate::types::{Kind, PAGE, SeqNo};
 use crate::vfs::{Env, OpenMode, VfsFile};
@@ -450,8 +452,8 @@ impl SegmentReader {
 
     /// The block, from the file.
     pub(super) fn read_block(&self, handle: &Handle, fill: bool) -> Result<Arc<Block>> {
-        let bytes = Bytes::from(self.read(handle.offset(), handle.len())?);
-        let block = Arc::new(self.decode_block(handle, &bytes)?);
+        let space = self.read_space(handle.offset(), handle.len())?;
+        let block = Arc::new(self.decode_block(handle, Stored::Own(space))?);
         let page = u64::from(handle.first_page);
         if fill && self.wants_block(page) {
             self.keep_block(page, &block);
@@ -469,15 +471,32 @@ impl SegmentReader {
     }
 
     /// Decodes a block that was read from where `handle` says.
-    pub(super) fn decode_block(&self, handle: &Handle, bytes: &Bytes) -> Result<Block> {
+    pub(super) fn decode_block(&self, handle: &Handle, bytes: Stored<'_>) -> Result<Block> {
         let offset = handle.offset();
-        let (block, header) = Block::decode(bytes, self.inner.meta.salt, offset)
+        let (block, header) = Block::decode_from(bytes, self.slabs(), self.inner.meta.salt, offset)
             .map_err(|malformed| self.malformed(malformed, offset))?;
         if header.entries != handle.entries {
             let what = "the block's entry count is not the one in the index";
             return Err(Error::corruption(&self.inner.path, offset, what));
         }
         Ok(block)
+    }
+
+    /// Where the memory of blocks comes from.
+    pub(super) fn slabs(&self) -> Option<&Arc<Slabs>> {
+        self.inner.cache.as_ref().and_then(|(cache, _)| cache.slabs())
+    }
+
+    /// Reads bytes to memory for a block.
+    pub(super) fn read_space(&self, offset: u64, len: u64) -> Result<Space> {
+        let fits = usize::try_from(len).ok();
+        match fits.and_then(|len| Space::of_slabs(self.slabs(), len)) {
+            Some(mut space) => {
+                self.read_into(offset, space.bytes_mut())?;
+                Ok(space)
+            }
+            None => Ok(Space::Heap(self.read(offset, len)?)),
+        }
     }
 
     /// Whether a cache keeps the data blocks.

@@ -7,7 +7,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
 
 use super::Block;
-use super::block::Entry;
+use super::block::{Entry, Stored};
 use super::reader::{Position, SegmentReader};
 use crate::error::Result;
 use crate::types::SeqNo;
@@ -63,7 +63,7 @@ impl SegmentScan {
         }
         let start = (offset - self.offset) as usize;
         let bytes = self.window.slice(start..start + len as usize);
-        let block = self.reader.decode_block(&handle, &bytes)?;
+        let block = self.reader.decode_block(&handle, Stored::Shared(bytes))?;
         self.at = block.entry(0).map(|entry| At { position, block, i: 0, entry });
         Ok(())
     }
