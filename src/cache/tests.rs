@@ -2,17 +2,26 @@
 
 use super::*;
 use crate::compression::Compression;
-use crate::segment::{PointIndex, SegmentOptions, SegmentReader, SegmentWriter};
+use crate::cursor::{Cursor, Seek};
+use crate::segment::{CursorOptions, PointIndex, SegmentOptions, SegmentReader, SegmentWriter};
 use crate::vfs::{Env, MemVfs};
 
 /// Some segments of one block a key, read through one cache.
 fn segments(cache: &Arc<SharedCache>, count: u64, blocks: u32) -> Vec<SegmentReader> {
+    segments_with(cache, count, blocks, Compression::None)
+}
+
+fn segments_with(
+    cache: &Arc<SharedCache>,
+    count: u64,
+    blocks: u32,
+    compression: Compression,
+) -> Vec<SegmentReader> {
     let env = Env::in_memory(3);
     env.vfs.create_dir_all(Path::new("/")).unwrap();
     let open = |id: u64| {
         let path = PathBuf::from(format!("/{id}"));
-        let options =
-            SegmentOptions { compression: Compression::None, ..SegmentOptions::default() };
+        let options = SegmentOptions { compression, ..SegmentOptions::default() };
         let mut writer = SegmentWriter::create_in(&env, &path, options).unwrap();
         for key in 0..blocks {
             writer.put(&key.to_be_bytes(), &[7; 4000]).unwrap();
@@ -53,6 +62,47 @@ fn the_cache_holds_its_budget_and_keeps_what_is_looked_at() {
     assert_eq!(cache.block_bytes.load(Ordering::Relaxed), 0, "gone with their segments");
     assert_eq!(cache.table_bytes.load(Ordering::Relaxed), 0);
     assert_eq!(cache.blocks.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn blocks_lie_in_slabs_which_values_outlive_and_weigh_what_they_take() {
+    for compression in [Compression::None, Compression::default()] {
+        let cache = Arc::new(SharedCache::new(8 << 20));
+        let readers = segments_with(&cache, 2, 200, compression);
+        let table = |cache: &SharedCache| cache.table_bytes.load(Ordering::Relaxed);
+        assert_eq!(cache.slabs.regions(), (0, 0), "none before a block is read");
+        let mut values: Vec<_> =
+            (0..200u32).map(|key| readers[0].get(&key.to_be_bytes()).unwrap().unwrap()).collect();
+        let mut cursor = readers[1].cursor(CursorOptions { fill_cache: true, readahead: false });
+        cursor.seek(Seek::First).unwrap();
+        while cursor.valid() {
+            values.push(crate::Value(cursor.value()));
+            cursor.next().unwrap();
+        }
+        drop(cursor);
+        let blocks = cache.blocks.load(Ordering::Relaxed) as u64;
+        let bytes = cache.block_bytes.load(Ordering::Relaxed);
+        let stored: u64 = readers.iter().map(|reader| reader.data_bytes()).sum();
+        assert!(blocks > 0 && table(&cache) > 0);
+        // A slot each, and the records; those of 4096 bytes fit exactly.
+        assert!(bytes > stored + 100 * blocks, "{bytes} of {stored} in {blocks}");
+        if compression == Compression::None {
+            assert_eq!(blocks, 400);
+            assert!(bytes < stored + 300 * blocks, "{bytes} of {stored} in {blocks}");
+        }
+        let (used, _) = cache.slabs.regions();
+        assert!(used as u64 >= bytes >> 18, "{used} regions for {bytes}");
+        drop(readers);
+        assert_eq!((cache.blocks.load(Ordering::Relaxed), table(&cache)), (0, 0));
+        let slabs = Arc::downgrade(&cache.slabs);
+        drop(cache);
+        assert!(values.len() == 400 && values.iter().all(|value| *value == [7; 4000]));
+        assert!(slabs.upgrade().is_some_and(|slabs| slabs.regions().0 == used));
+        values.truncate(1);
+        assert_eq!(slabs.upgrade().map(|slabs| slabs.regions()), Some((1, 1)));
+        drop(values);
+        assert!(slabs.upgrade().is_none());
+    }
 }
 
 #[test]
