@@ -110,9 +110,9 @@ impl Window {
     /// A block that is in the window.
     fn hand_out(&self, offset: u64, len: u64, shared: bool) -> Stored<'_> {
         let range = self.range(offset, len).unwrap_or_default();
-        match shared {
-            true => Stored::Shared(self.bytes.slice(range)),
-            false => Stored::Passing(self.bytes.get(range).unwrap_or_default()),
+        if shared {
+            return Stored::Shared(self.bytes.slice(range));
         }
+        Stored::Passing(self.bytes.get(range).unwrap_or_default())
     }
 }

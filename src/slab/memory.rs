@@ -2,7 +2,7 @@
 //! when it is first written.
 //!
 //! On Linux it can lie in huge pages, if the system's administrator left that possible. Under Miri,
-//! which has no system, it comes from the heap. Called by the slabs.
+//! which has no system, it comes from the heap. Called by the slabs and by the memtable's arena.
 
 use std::ptr::NonNull;
 
@@ -12,7 +12,7 @@ use heap::Mapping;
 use memmap2::MmapMut as Mapping;
 
 /// A piece of memory, owned. It does not move.
-pub(super) struct Memory {
+pub(crate) struct Memory {
     start: NonNull<u8>,
     len: usize,
     huge: bool,
@@ -22,11 +22,13 @@ pub(super) struct Memory {
 
 // SAFETY: the memory is this value's own, wherever that is; nothing here reads or writes it.
 unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
 
 impl Memory {
     /// So many bytes, a power of two. `huge`: in one or more huge pages, if that can be, which its
     /// length and place then fit. `None` if the system gives none.
-    pub(super) fn map(len: usize, huge: bool) -> Option<Memory> {
+    pub(crate) fn map(len: usize, huge: bool) -> Option<Memory> {
         let mut mapping = Mapping::map_anon(len).ok()?;
         if huge && mapping.as_mut_ptr().align_offset(len) != 0 {
             // What lies in front of the aligned part and behind it is never touched.
@@ -40,12 +42,12 @@ impl Memory {
     }
 
     /// Whether it lies in huge pages, as far as the system has them.
-    pub(super) fn is_huge(&self) -> bool {
+    pub(crate) fn is_huge(&self) -> bool {
         self.huge
     }
 
     /// The place of a byte.
-    pub(super) fn at(&self, offset: usize) -> Option<NonNull<u8>> {
+    pub(crate) fn at(&self, offset: usize) -> Option<NonNull<u8>> {
         debug_assert!(offset < self.len);
         NonNull::new(self.start.as_ptr().wrapping_add(offset))
     }
@@ -78,10 +80,10 @@ mod heap {
             let layout = Layout::from_size_align(len.max(1), 4096).map_err(io::Error::other)?;
             // SAFETY: the layout's size is not zero.
             let start = unsafe { alloc_zeroed(layout) };
-            match start.is_null() {
-                true => Err(io::ErrorKind::OutOfMemory.into()),
-                false => Ok(Mapping { start, layout }),
+            if start.is_null() {
+                return Err(io::ErrorKind::OutOfMemory.into());
             }
+            Ok(Mapping { start, layout })
         }
 
         pub(super) fn as_mut_ptr(&mut self) -> *mut u8 {

@@ -21,7 +21,8 @@
 //! Invariants: a slot is given out once until it comes back; a region stays where it is while one of
 //! its slots is out; a slot keeps its slabs alive, so bytes outlive cache and database. A lock of a
 //! class is held for moments, and no other lock is taken below it but that of the spare regions.
-//! Thread-safe. Called by the segment room, for blocks; the block cache owns the slabs.
+//! Thread-safe. Called by the segment room, for blocks; the block cache owns the slabs. The memtable's
+//! arena takes [`Memory`] by itself.
 
 mod memory;
 #[cfg(test)]
@@ -29,7 +30,7 @@ mod tests;
 
 use crate::sync::{Arc, Mutex};
 use bytes::Bytes;
-use memory::Memory;
+pub(crate) use memory::Memory;
 use std::ptr::NonNull;
 
 /// The lengths of slots are multiples of this.

@@ -5,20 +5,23 @@
 //! appends (the caller of the unsafe functions sees to it), any number read without waiting.
 
 use super::entry::Ref;
+use crate::slab::Memory;
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{OnceLock, Watched};
+use crate::sync::{Arc, OnceLock, Watched};
 use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 
 /// A fixed piece of memory that is filled from the front.
 pub(super) struct Chunk {
     base: NonNull<u8>,
+    /// What it is a part of; `None`: it has an allocation of its own.
+    whole: Option<Arc<Memory>>,
     capacity: usize,
     published: AtomicUsize,
     watched: Watched,
 }
 
-// SAFETY: a chunk owns its memory. Its written part is only read; the rest is touched by `append`
+// SAFETY: a chunk owns its memory, or its part of some: no other chunk has that part. Its written part is only read; the rest is touched by `append`
 // alone, whose caller keeps all others out.
 unsafe impl Send for Chunk {}
 // SAFETY: as above; `published` orders the writes before the reads.
@@ -30,7 +33,20 @@ impl Chunk {
         let memory: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(capacity);
         // A box is never null.
         let base = NonNull::from(Box::leak(memory)).cast();
-        Chunk { base, capacity, published: AtomicUsize::new(0), watched: Watched::new() }
+        let published = AtomicUsize::new(0);
+        Chunk { base, whole: None, capacity, published, watched: Watched::new() }
+    }
+
+    /// Two empty chunks of so many bytes each, a power of two: together in a huge page where the system
+    /// has them. The memory is not touched, and goes back to the system with the second one.
+    pub(super) fn pair(capacity: usize) -> Option<[Chunk; 2]> {
+        let whole = Arc::new(Memory::map(capacity.checked_mul(2)?, true)?);
+        let part = |number: usize| {
+            let (published, watched) = (AtomicUsize::new(0), Watched::new());
+            let base = whole.at(number * capacity)?;
+            Some(Chunk { base, whole: Some(Arc::clone(&whole)), capacity, published, watched })
+        };
+        Some([part(0)?, part(1)?])
     }
 
     /// What was appended so far.
@@ -73,6 +89,9 @@ impl Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
+        if self.whole.is_some() {
+            return;
+        }
         let memory: *mut [u8] = ptr::slice_from_raw_parts_mut(self.base.as_ptr(), self.capacity);
         // SAFETY: the memory came from a box of this type and length, and is given back once. Bytes
         // need no initialization to be dropped as `MaybeUninit`.

@@ -6,7 +6,8 @@
 //! checked against what is published, so that no bits in it can reach other memory.
 //!
 //! Chunks double from 4 KiB to 1 MiB; an entry that would waste much of one gets a chunk of its
-//! own. Called by the memtable only; `unsafe` is allowed in this room and nowhere else in the
+//! own. In a large arena they come two at a time straight from the system, in huge pages where it has
+//! them, and go back to it. Called by the memtable only; `unsafe` is allowed in this room and nowhere else in the
 //! memtable.
 //!
 //! Miri runs the tests of this room under tree borrows. Tests of the memtable, which drop a
@@ -32,6 +33,10 @@ use std::ptr::NonNull;
 /// Chunks grow from the first size to the second.
 const FIRST_CHUNK: usize = 4 << 10;
 const FULL_CHUNK: usize = 1 << 20;
+
+/// From this one on, full chunks come in pairs. The second of a pair is not counted before it is used,
+/// though its memory may be resident: by then that is little of the arena.
+const PAIRS_FROM: usize = 16;
 
 /// Up to this size a value is handed out as a copy: that costs what a shared handle costs, and lets
 /// go of the arena.
@@ -86,13 +91,15 @@ pub(super) struct ArenaWriter {
     current: usize,
     used: usize,
     size: usize,
+    /// The second of a pair of chunks, of which the first is in the arena.
+    second: Option<Chunk>,
 }
 
 impl ArenaWriter {
     /// An empty arena, to be read through [`ArenaWriter::arena`].
     pub(super) fn new() -> Self {
         let arena = Arc::new(Arena::default());
-        ArenaWriter { arena, chunks: 0, current: 0, used: 0, size: 0 }
+        ArenaWriter { arena, chunks: 0, current: 0, used: 0, size: 0, second: None }
     }
 
     pub(super) fn arena(&self) -> &Arc<Arena> {
@@ -134,10 +141,21 @@ impl ArenaWriter {
     fn add_chunk(&mut self, size: usize) -> usize {
         let number = self.chunks;
         assert!(number < Ref::CHUNKS, "a memtable holds at most {} chunks", Ref::CHUNKS);
-        let listed = self.arena.chunks.add(number, Chunk::new(size));
+        let paired = size == FULL_CHUNK && number >= PAIRS_FROM;
+        let chunk = if paired { self.full_chunk() } else { Chunk::new(size) };
+        let listed = self.arena.chunks.add(number, chunk);
         self.chunks += 1;
         self.arena.allocated.fetch_add(size + listed, Ordering::Relaxed);
         number
+    }
+
+    fn full_chunk(&mut self) -> Chunk {
+        if let Some(second) = self.second.take() {
+            return second;
+        }
+        let Some([first, second]) = Chunk::pair(FULL_CHUNK) else { return Chunk::new(FULL_CHUNK) };
+        self.second = Some(second);
+        first
     }
 }
 

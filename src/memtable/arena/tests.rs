@@ -97,3 +97,20 @@ fn every_number_of_a_chunk_has_one_place() {
         assert!(list.get(number).is_some(), "{number}");
     }
 }
+
+#[test]
+fn chunks_of_a_pair_lie_apart_and_the_second_outlives_the_first() {
+    use super::chunks::Chunk;
+    let [first, second] = Chunk::pair(8192).unwrap();
+    for n in 0..64u8 {
+        // SAFETY: nobody else has them.
+        unsafe {
+            first.append([&[n; 100], &[], &[n; 28]]);
+            second.append([&[!n; 60], &[!n; 68], &[]]);
+        }
+    }
+    let expected = |n: fn(u8) -> u8| (0..64).flat_map(|at| [n(at); 128]).collect::<Vec<_>>();
+    assert_eq!(first.published(), expected(|n| n));
+    drop(first);
+    assert_eq!(second.published(), expected(|n| !n));
+}
