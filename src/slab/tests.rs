@@ -1,7 +1,7 @@
 //! Classes, reuse, what becomes of regions, refusal, and threads.
 
 use super::*;
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 const LENGTHS: [usize; 8] = [3585, 4096, 4097, 5000, 9000, 40_000, 65_535, 65_536];
@@ -122,7 +122,7 @@ fn large_caches_use_huge_pages_but_for_the_first_region_of_a_class() {
 fn where_the_system_gives_nothing_there_is_the_heap() {
     static LEFT: AtomicUsize = AtomicUsize::new(2);
     fn source(len: usize, huge: bool) -> Option<Memory> {
-        LEFT.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
+        LEFT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
         Memory::map(len, huge)
     }
     let slabs = Arc::new(Slabs::with_source(0, source));
