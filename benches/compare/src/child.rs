@@ -38,7 +38,7 @@ pub fn main(job: &str) -> Outcome {
     }
     let engine = engines::open(&job.engine, &job.dir, &job.settings)?;
     let order = if job.rising { Order::Rising } else { Order::Random };
-    let store = Store::new(&*engine, &job.settings, order, 0);
+    let store = Store::new(&*engine, &job, order, 0);
     for workload in &job.steps {
         let record = measure(&job, &store, workload)
             .map_err(|error| format!("{} in {workload}: {error}", job.engine))?;
@@ -173,7 +173,7 @@ fn open_only(job: &Job) -> Outcome {
 /// Overwrites a fifth of the records, says so, and waits to be killed.
 fn fill_and_wait(job: &Job) -> Outcome {
     let engine = engines::open(&job.engine, &job.dir, &job.settings)?;
-    let store = Store::new(&*engine, &job.settings, Order::Random, job.settings.records);
+    let store = Store::new(&*engine, &job, Order::Random, job.settings.records);
     store.run("dirty")?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{READY}")?;

@@ -8,8 +8,8 @@ use crate::settings::Settings;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The file that is written once and read at random.
 const FILE: u64 = 1 << 30;
@@ -101,6 +101,42 @@ pub fn limits(dir: &Path, run: u32, settings: &Settings, machine: &str) -> Outco
     std::hint::black_box(at);
     keep("dram-load", chased, 1024.0);
     Ok(records)
+}
+
+/// Overwrites and syncs records one after the other in a file that is written already.
+pub struct RawSync {
+    path: PathBuf,
+    file: File,
+    next: u64,
+}
+
+impl RawSync {
+    const BYTES: u64 = 16 << 20;
+
+    pub fn new(path: &Path) -> Outcome<Self> {
+        let path = path.to_path_buf();
+        write_file(&path, Self::BYTES)?;
+        let file = OpenOptions::new().write(true).open(&path)?;
+        Ok(RawSync { path, file, next: 0 })
+    }
+
+    /// For a time. Gives operations and seconds.
+    pub fn run(&mut self, time: Duration) -> Outcome<(u64, f64)> {
+        let slots = Self::BYTES / LOG_RECORD as u64;
+        let (ops, seconds, _) = repeat(time.as_secs_f64(), |_| {
+            self.file.write_all_at(&[0x5a; LOG_RECORD], self.next % slots * LOG_RECORD as u64)?;
+            self.next += 1;
+            Ok(self.file.sync_data()?)
+        })?;
+        Ok((ops, seconds))
+    }
+}
+
+impl Drop for RawSync {
+    fn drop(&mut self) {
+        // Of no use to anyone, and no harm if it stays.
+        drop(fs::remove_file(&self.path));
+    }
 }
 
 /// Writes a file in pieces of 1 MiB, synced at the end. Operations are megabytes (10^6).

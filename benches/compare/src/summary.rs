@@ -165,7 +165,7 @@ impl Summary<'_> {
             Peer::BestLsm => LSMS.contains(engine),
             Peer::Lmdb => *engine == "lmdb",
             Peer::Best => *engine != OURS && !(weaker && self.promises_less(engine)),
-            Peer::Machine(_) => false,
+            Peer::Raw => false,
         });
         let valued = peers.filter_map(|name| Some((name, self.value(name, workload, metric)?)));
         let sign = if larger_is_better(metric) { 1.0 } else { -1.0 };
@@ -178,8 +178,8 @@ impl Summary<'_> {
         let weaker = plan::writes(workload) && !workload.starts_with("fillsync");
         let of_run = |run: &u32| {
             let ours = self.metric(*run, OURS, workload, metric)?;
-            if let Peer::Machine(limit) = peer {
-                return Some(ours / self.metric(*run, MACHINE, limit, metric)?);
+            if peer == Peer::Raw {
+                return Some(ours / self.in_run(*run, OURS, workload, &raw_rate)?);
             }
             let ratios = self.engines().into_iter().filter_map(|engine| {
                 let counts = match peer {
@@ -198,6 +198,12 @@ impl Summary<'_> {
 
 /// A figure of a record.
 pub type Figure<'a> = dyn Fn(&Record) -> Option<f64> + 'a;
+
+/// The rate of the system calls alone, where it was measured.
+#[must_use]
+pub fn raw_rate(record: &Record) -> Option<f64> {
+    record.get("raw_rate")
+}
 
 /// Bytes written to disk, settling included, for each byte put.
 #[must_use]

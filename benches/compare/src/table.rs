@@ -3,7 +3,7 @@
 use crate::data;
 use crate::plan;
 use crate::record::Record;
-use crate::summary::{MACHINE, OURS, Summary, summaries, write_amplification};
+use crate::summary::{MACHINE, OURS, Summary, raw_rate, summaries, write_amplification};
 use crate::targets::{Metric, Peer, TARGETS, Target};
 use std::fmt::Write;
 
@@ -94,7 +94,7 @@ fn targets(out: &mut String, summary: &Summary<'_>) {
         let (workload, metric) = (target.workload, target.metric);
         let Some(ratio) = summary.ratio(workload, metric, target.peer) else { continue };
         let (name, theirs) = match target.peer {
-            Peer::Machine(limit) => (limit, summary.value(MACHINE, limit, metric)),
+            Peer::Raw => ("the system calls", summary.over_runs(OURS, workload, &raw_rate)),
             peer => {
                 let best = summary.best(workload, metric, peer).unwrap_or("–");
                 (best, summary.value(best, workload, metric))

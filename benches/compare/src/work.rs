@@ -1,11 +1,14 @@
 //! The workloads themselves. Each runs on an open store and checks everything that it reads.
 
+use crate::child::Job;
 use crate::data::{Checker, MISSING, Order, Rng, fill, key};
 use crate::drive::{ALL, Measured, READS, Until, run, threads};
 use crate::engines::{Engine, Outcome, Session};
+use crate::machine::RawSync;
 use crate::settings::Settings;
 use crate::zipf::{THETA, Zipf};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,6 +28,8 @@ pub struct Store<'a> {
     /// Of values, so that each write is another value.
     pub version: AtomicU64,
     pub zipf: OnceLock<Zipf>,
+    /// A file that may be made beside the store.
+    pub scratch: PathBuf,
 }
 
 /// What a workload did.
@@ -84,7 +89,8 @@ impl Hand {
 }
 
 impl<'a> Store<'a> {
-    pub fn new(engine: &'a dyn Engine, settings: &'a Settings, order: Order, written: u64) -> Self {
+    pub fn new(engine: &'a dyn Engine, job: &'a Job, order: Order, written: u64) -> Self {
+        let settings = &job.settings;
         Store {
             engine,
             settings,
@@ -92,6 +98,7 @@ impl<'a> Store<'a> {
             written: AtomicU64::new(written),
             version: AtomicU64::new(1),
             zipf: OnceLock::new(),
+            scratch: job.dir.with_extension("raw"),
         }
     }
 
@@ -129,8 +136,8 @@ impl<'a> Store<'a> {
         match workload {
             "fillseq" | "fillrandom" => self.fill(),
             "fillbatch" => self.fill_batch(),
-            "fillsync1" => self.fill_sync(1),
-            "fillsync4" => self.fill_sync(4),
+            "fillsync1" => self.fill_sync_by_turns(),
+            "fillsync4" => self.fill_sync(4, Duration::from_secs_f64(self.settings.seconds)),
             "overwrite" | "dirty" => {
                 let ops = if workload == "dirty" { records / 5 } else { records };
                 self.write(ops, |hand, session| {
@@ -223,8 +230,29 @@ impl<'a> Store<'a> {
         Ok(done)
     }
 
-    fn fill_sync(&self, count: usize) -> Outcome<Done> {
-        let measured = Duration::from_secs_f64(self.settings.seconds);
+    /// One thread, by turns with the same number of bytes overwritten and synced in a plain file: what a
+    /// sync takes drifts within seconds.
+    fn fill_sync_by_turns(&self) -> Outcome<Done> {
+        const TURNS: u32 = 20;
+        let turn = Duration::from_secs_f64(self.settings.seconds) / TURNS;
+        let mut raw = RawSync::new(&self.scratch)?;
+        let mut done = Done::default();
+        let mut all = (0, 0.0);
+        for _ in 0..TURNS {
+            let Done { measured, user_bytes, .. } = self.fill_sync(1, turn)?;
+            done.measured.ops += measured.ops;
+            done.measured.seconds += measured.seconds;
+            done.measured.latencies.merge(&measured.latencies);
+            done.user_bytes += user_bytes;
+            let (ops, seconds) = raw.run(turn)?;
+            all = (all.0 + ops, all.1 + seconds);
+        }
+        done.measured.rate = done.measured.ops as f64 / done.measured.seconds;
+        done.more.insert("raw_rate".to_string(), all.0 as f64 / all.1);
+        Ok(done)
+    }
+
+    fn fill_sync(&self, count: usize, measured: Duration) -> Outcome<Done> {
         let until = Until::Time { warmup: Duration::ZERO, measured };
         let (measured, _) = threads(self.engine, count, until, ALL, |thread| {
             let mut hand = self.hand(thread);
