@@ -26,6 +26,7 @@ mod options;
 mod point;
 mod queue;
 mod read;
+mod refill;
 mod repair;
 mod repair_cursor;
 mod repair_report;

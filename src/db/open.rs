@@ -9,6 +9,7 @@ use super::commit::Writer;
 use super::keyspace::{DEFAULT_KEYSPACE, Keyspace};
 use super::options::{Background, Options};
 use super::queue::CommitQueue;
+use super::refill::{Filler, MAX_REPLAYED_LOGS, Memtables};
 use super::snapshot_list::SnapshotList;
 use super::syncer::Syncer;
 use super::{Committer, DEFAULT_ID, Db, Handle, Ids, Inner, MemSlot, ReadState};
@@ -17,27 +18,23 @@ use crate::checksum::uuid_salt;
 use crate::error::{Error, Result};
 use crate::hash::{key_hash, keyspace_seed};
 use crate::keymap::{KeyMap, MapEdit};
-use crate::memtable::Memtable;
 use crate::segment::PointIndex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, ArcSwap, Condvar, Mutex, Striped};
-use crate::types::{KeyspaceId, Kind, LogId, SegmentId, SeqNo};
+use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
 use crate::version::{
     Change, Edit, LiveSegments, MANIFEST_NAME, MANIFEST_NEW_NAME, Manifest, ManifestState, RunNo,
     Segment, SegmentHome, Version, parse_segment_file_name, remove_leftovers,
 };
 use crate::vfs::{Env, OpenMode, VfsLock};
 use crate::wal::{
-    LOG_HEADER_LEN, LogWriter, Op, Recovery, Replayed, log_file_name, parse_log_file_name,
-    remove_logs, renew, replay,
+    LOG_HEADER_LEN, LogWriter, Recovery, Replayed, log_file_name, parse_log_file_name, remove_logs,
+    renew, replay,
 };
 use std::collections::HashMap;
 use std::path::Path;
 
 pub(super) const LOCK_NAME: &str = "LOCK";
-
-/// A recovered memtable is flushed rather than filled on once it stands for so many logs.
-const MAX_REPLAYED_LOGS: usize = 8;
 
 impl Db {
     pub(super) fn open_with(dir: &Path, options: Options) -> Result<Db> {
@@ -164,11 +161,10 @@ fn create(env: &Env, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What replaying the logs gave, before anything was changed.
+/// What replaying the logs gave, before anything was changed. Some of it may still be on its way into
+/// the memtables.
 struct Read {
-    active: Arc<MemSlot>,
-    frozen: Vec<Arc<MemSlot>>,
-    logs_in_active: usize,
+    filler: Filler,
     replayed: Replayed,
     notices: Vec<String>,
 }
@@ -182,97 +178,20 @@ struct Recovered {
     notices: Vec<String>,
 }
 
-/// How many operations are inserted after they were read. An insert begins with a load that misses the
-/// processor's caches, and by then it has come.
-const AHEAD: usize = 8;
-
-/// Larger ones are not kept.
-const COMING_BYTES: usize = 4096;
-
-/// Operations that were read and are not in the memtable yet.
-#[derive(Default)]
-struct Coming {
-    ops: [Copied; AHEAD],
-    /// How many came in all: the next one's place, and that of the oldest one, is this by turns.
-    count: usize,
-}
-
-#[derive(Default)]
-struct Copied {
-    keyspace: KeyspaceId,
-    /// `None`: it is in the memtable.
-    kind: Option<Kind>,
-    seqno: SeqNo,
-    hash: u64,
-    /// The key, then the value.
-    bytes: Vec<u8>,
-    key_len: usize,
-}
-
-impl Coming {
-    /// Takes an operation, and inserts the oldest one if there are too many.
-    fn push(&mut self, table: &dyn Memtable, op: Op<'_>, hash: u64, seqno: SeqNo) {
-        if op.key.len() + op.value.len() > COMING_BYTES {
-            self.insert_all(table);
-            table.insert(op.keyspace, op.key, hash, seqno, op.kind, op.value);
-            return;
-        }
-        table.prefetch(hash);
-        let copied = &mut self.ops[self.count % AHEAD];
-        self.count += 1;
-        copied.insert(table);
-        (copied.keyspace, copied.kind) = (op.keyspace, Some(op.kind));
-        (copied.seqno, copied.hash, copied.key_len) = (seqno, hash, op.key.len());
-        copied.bytes.clear();
-        copied.bytes.extend_from_slice(op.key);
-        copied.bytes.extend_from_slice(op.value);
-    }
-
-    /// Inserts what there is, in order.
-    fn insert_all(&mut self, table: &dyn Memtable) {
-        for at in self.count..self.count + AHEAD {
-            self.ops[at % AHEAD].insert(table);
-        }
-    }
-}
-
-impl Copied {
-    fn insert(&mut self, table: &dyn Memtable) {
-        if let Some(kind) = self.kind.take() {
-            let (key, value) = self.bytes.split_at(self.key_len);
-            table.insert(self.keyspace, key, self.hash, self.seqno, kind, value);
-        }
-    }
-}
-
 /// Replays the logs into memtables and changes nothing: a database that is refused is left as it is.
 fn read_logs(env: &Env, dir: &Path, options: &Options, state: &ManifestState) -> Result<Read> {
     let log_salt = uuid_salt(&state.uuid);
-    let mut active = MemSlot::new(state.log_floor);
-    let mut frozen: Vec<Arc<MemSlot>> = Vec::new();
-    let mut current = state.log_floor;
-    let mut logs_in_active = 1;
-    let mut coming = Coming::default();
+    let threads = options.background != Background::Manual;
+    let mut filler = Filler::new(state.log_floor, options.write_buffer_bytes, threads);
     let replayed =
         replay(env, dir, log_salt, state.log_floor, options.recovery, &mut |log, seqno, op| {
-            if log != current {
-                // Only between logs: a batch must not be flushed in part.
-                coming.insert_all(&*active.table);
-                current = log;
-                logs_in_active += 1;
-                let full = active.table.allocated_bytes() >= options.write_buffer_bytes;
-                if full || logs_in_active > MAX_REPLAYED_LOGS {
-                    active.last_seqno.store(seqno.0 - 1, Ordering::Release);
-                    frozen.insert(0, std::mem::replace(&mut active, MemSlot::new(log)));
-                    logs_in_active = 1;
-                }
-            }
+            filler.at(log, seqno);
             if seqno <= state.flushed {
                 return Ok(());
             }
             if state.keyspaces.contains_key(&op.keyspace) {
                 let hash = key_hash(op.key, keyspace_seed(state.hash_seed, op.keyspace));
-                coming.push(&*active.table, op, hash, seqno);
+                filler.push(&op, hash, seqno);
             } else if op.keyspace >= state.next_keyspace {
                 let path = dir.join(log_file_name(log));
                 let what = format!("it writes to keyspace {}, which never was", op.keyspace);
@@ -281,7 +200,6 @@ fn read_logs(env: &Env, dir: &Path, options: &Options, state: &ManifestState) ->
             // What was written to a keyspace that was dropped since is gone with it.
             Ok(())
         })?;
-    coming.insert_all(&*active.table);
     let mut notices = Vec::new();
     if let Some(torn) = &replayed.torn {
         notices.push(format!(
@@ -323,7 +241,7 @@ fn read_logs(env: &Env, dir: &Path, options: &Options, state: &ManifestState) ->
         let what = "the log ends before a clear that the manifest has: its end was damaged";
         return Err(Error::corruption(&dir.join(log_file_name(log)), end, what));
     }
-    Ok(Read { active, frozen, logs_in_active, replayed, notices })
+    Ok(Read { filler, replayed, notices })
 }
 
 /// Makes durable what was replayed, removes what was not, and begins a new log.
@@ -334,7 +252,7 @@ fn begin_log(
     read: Read,
     threads: bool,
 ) -> Result<Recovered> {
-    let Read { mut active, mut frozen, logs_in_active, replayed, mut notices } = read;
+    let Read { filler, replayed, mut notices } = read;
     let log_salt = uuid_salt(&state.uuid);
     remove_logs(env, dir, &replayed.discarded)?;
     for log in &replayed.discarded {
@@ -351,6 +269,7 @@ fn begin_log(
         // Or damage to the end of what was replayed would look like a torn tail the next time.
         log.append_proof()?;
     }
+    let Memtables { mut active, mut frozen, logs_in_active } = filler.finish();
     if active.table.entries() == 0 {
         active = MemSlot::new(id);
     } else if logs_in_active >= MAX_REPLAYED_LOGS {
