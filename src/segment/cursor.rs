@@ -270,7 +270,7 @@ impl Cursor for SegmentCursor {
         let Some(handle) = aimed.position.as_ref().and_then(Position::handle) else { return };
         if !aimed.asked {
             aimed.asked = true;
-            self.reader.foresee_block(&handle);
+            self.reader.foresee_search(&handle);
         } else if aimed.block.is_none() {
             aimed.block = self.reader.cached_block(&handle);
             if let Some(block) = &aimed.block {
@@ -284,7 +284,13 @@ impl Cursor for SegmentCursor {
         self.window.restart();
         let (position, loaded) = match self.aimed.take() {
             Some(aimed) => (aimed.position, aimed.block),
-            None => (self.locate(to)?, None),
+            None => {
+                let position = self.locate(to)?;
+                if let Some(handle) = position.as_ref().and_then(Position::handle) {
+                    self.reader.foresee_search(&handle);
+                }
+                (position, None)
+            }
         };
         self.go(position, loaded, Place::of(to))
     }

@@ -20,6 +20,7 @@ use super::{Block, BlockCache};
 use crate::prefetch::prefetch;
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, ArcSwapOption};
+use crate::types::PAGE;
 
 /// Pages of a chunk.
 const CHUNK: usize = if cfg!(all(test, loom)) { 2 } else { 32 };
@@ -169,6 +170,28 @@ impl Frames {
             let hot = slot.hot.load(Ordering::Relaxed);
             prefetch(hot);
             prefetch(hot.wrapping_sub(64));
+        }
+    }
+
+    /// Asks for what a search in this page's block reads first, if it is here. Where that is follows
+    /// from nothing but the hint, if the block is one page and its entries are of about one length; so it need not
+    /// wait for anything of the block.
+    #[inline]
+    pub(super) fn foresee_search(&self, page: u64) {
+        if let Some(place) = self.place(page)
+            && place.is_marked()
+            && let Some(chunk) = place.chunk.load().as_ref()
+            && let Some(slot) = chunk.slots.get(place.at)
+            && let Some(block) = slot.block.load().as_ref()
+        {
+            prefetch(Arc::as_ptr(block).addr());
+            let hot = slot.hot.load(Ordering::Relaxed);
+            prefetch(hot);
+            prefetch(hot.wrapping_sub(64));
+            let entries = hot % PAGE;
+            for eighth in [4, 2, 6, 1, 3, 5, 7] {
+                prefetch(hot - entries + entries * eighth / 8);
+            }
         }
     }
 

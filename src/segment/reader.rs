@@ -450,6 +450,13 @@ impl SegmentReader {
         }
     }
 
+    /// Asks for the memory of a block that will be searched, if it is cached.
+    pub(super) fn foresee_search(&self, handle: &Handle) {
+        if let Some(frames) = self.frames(handle) {
+            frames.foresee_search(u64::from(handle.first_page));
+        }
+    }
+
     /// The block, from the file.
     pub(super) fn read_block(&self, handle: &Handle, fill: bool) -> Result<Arc<Block>> {
         let space = self.read_space(handle.offset(), handle.len())?;
