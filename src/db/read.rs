@@ -100,9 +100,11 @@ impl CursorSource for Sources {
             return Err(Error::Closed);
         }
         let options = CursorOptions { fill_cache: self.options.fill_cache, readahead: false };
-        let mut sources = Vec::with_capacity(8);
+        let memtables = || self.state.memtables().filter(|slot| slot.table.entries() > 0);
+        // They are large: the heap has short vectors at hand, and long ones not.
+        let mut sources = Vec::with_capacity(memtables().count() + self.tree.runs().count());
         // What comes into an empty memtable from now on is not for this view.
-        for slot in self.state.memtables().filter(|slot| slot.table.entries() > 0) {
+        for slot in memtables() {
             sources.push(RangeSource::Memtable(Arc::clone(&slot.table).cursor(self.tree.id)));
         }
         RunCursor::of_tree(&self.tree, bounds, options, |run| sources.push(RangeSource::Run(run)));
