@@ -215,22 +215,25 @@ impl LazyLeveling {
             let newer = &inputs[..inputs.len().saturating_sub(1)];
             sum(newer, &paid) / sum(inputs, &|s| s.meta.file_len).max(1.0)
         };
-        let best = slices(tree, self.segment_bytes / 2)
+        let mut found: Vec<_> = slices(tree, self.segment_bytes / 2)
             .map(|span| gather(tree, from..=BOTTOM, span))
             .map(|inputs| (worth(&inputs), inputs))
             .filter(|(worth, _)| *worth >= 1.0)
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        if let Some(job) = best.and_then(|(_, inputs)| self.merge(tree, &inputs, now)) {
-            return Some(job);
+            .collect();
+        found.sort_by(|a, b| b.0.total_cmp(&a.0));
+        // The best may be busy or damaged.
+        let slice = found.into_iter().find_map(|(_, inputs)| self.merge(tree, &inputs, now));
+        if slice.is_some() {
+            return slice;
         }
-        let are_worth_it = |level: &usize| {
-            let runs = &tree.levels[*level];
-            let inputs: Vec<_> = runs.iter().map(|run| &run.segments[..]).collect();
+        // Of what can be merged now: what others have paid for is theirs.
+        let is_worth_it = |job: &Job| {
+            let (runs, seeks) = (job.inputs.len() as f64, job.segments().map(paid).sum::<u64>());
             // One run remains.
-            let saved = runs.len().saturating_sub(1) as f64 / runs.len().max(1) as f64;
-            sum(&inputs, &paid) * saved >= sum(&inputs, &|s| s.meta.file_len).max(1.0)
+            seeks as f64 * (runs - 1.0) / runs >= job.bytes() as f64
         };
-        (0..BOTTOM).filter(are_worth_it).find_map(|at| merge_runs(tree, at, BOTTOM - 1, now.busy))
+        let runs_of = |level: usize| merge_runs(tree, level, BOTTOM - 1, now.busy);
+        (0..BOTTOM).filter_map(runs_of).find(is_worth_it)
     }
 
     /// Neighbours in the bottom that are too small.

@@ -223,6 +223,14 @@ fn what_range_reads_look_into_is_merged_once_they_have_paid_for_it() {
     seek(1, 1);
     let job = lazy.pick(&full, &now(&none)).unwrap();
     assert_eq!((starts(&job), job.output_level), (vec![vec![10], vec![0]], 6));
+    // While that is under way, or cannot be read, another slice has its turn.
+    seek(0, due + 50);
+    let job = lazy.pick(&full, &now(&none)).unwrap();
+    assert_eq!(starts(&job), [[120], [100]]);
+    let mut busy = Busy::default();
+    busy.take(&job);
+    let job = lazy.pick(&full, &now(&busy)).unwrap();
+    assert_eq!(starts(&job), [[10], [0]]);
     // The runs of a level are worth it before their slices are, if much lies below.
     let shape = [(0, 5, 10..40), (0, 6, 15..35), (0, 7, 12..38), (6, 1, 0..250)];
     let wide = tree(&home, &ids, &shape);
@@ -232,4 +240,11 @@ fn what_range_reads_look_into_is_merged_once_they_have_paid_for_it() {
     wide.levels[0].iter().for_each(|r| (0..each).for_each(|_| r.segments[0].note_seek()));
     let job = lazy.pick(&wide, &now(&none)).unwrap();
     assert_eq!((starts(&job), job.output_level), (vec![vec![12], vec![15], vec![10]], 1));
+    // What a job at work has been paid for is no reason to merge others.
+    let shape = [(0, 5, 10..40), (0, 6, 50..70), (0, 7, 55..75), (6, 1, 0..250)];
+    let wide = tree(&home, &ids, &shape);
+    (0..10 * each).for_each(|_| wide.levels[0][2].segments[0].note_seek());
+    let mut busy = Busy::default();
+    busy.exclude([wide.levels[0][2].segments[0].meta.id]);
+    assert!(lazy.pick(&wide, &now(&busy)).is_none());
 }
