@@ -69,6 +69,13 @@ pub(super) struct BackgroundState {
     pub(super) stopping: bool,
 }
 
+impl BackgroundState {
+    /// Of a database that is opened now: it is not calm yet.
+    pub(super) fn starting(now: Duration) -> Self {
+        BackgroundState { quiet_since: (0, now), ..BackgroundState::default() }
+    }
+}
+
 impl Inner {
     /// Starts the threads that the options ask for.
     pub(super) fn start_threads(

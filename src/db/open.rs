@@ -354,6 +354,7 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
     let position = (recovered.log.id(), recovered.log.end());
     let strategy = options.strategy();
     let background = options.background;
+    let work = BackgroundState::starting(home.env.clock.monotonic());
     let manifest_edit = AtomicU64::new(state.edit_number);
     let inner = Inner {
         home,
@@ -378,7 +379,7 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
         visible: AtomicU64::new(last_seqno.0),
         snapshots: SnapshotList::default(),
         keyspaces: Mutex::new(keyspaces),
-        background: Mutex::new(BackgroundState::default()),
+        background: Mutex::new(work),
         quarantined: Mutex::new(HashMap::new()),
         work: Condvar::new(),
         progress: Condvar::new(),

@@ -358,6 +358,24 @@ fn tidying_up_waits_for_a_second_with_few_writes() {
 }
 
 #[test]
+fn a_database_that_was_just_opened_is_not_calm() {
+    let clock: Arc<ManualClock> = Arc::default();
+    clock.sleep(Duration::from_secs(3600));
+    let env = Env { clock: Arc::clone(&clock) as _, ..Env::in_memory(1) };
+    let open = || Db::builder("/db").env(env.clone()).background(Background::Manual).open();
+    let db = open().unwrap();
+    for _ in 0..2 {
+        db.put("key", "value").unwrap();
+        db.flush().unwrap();
+    }
+    drop(db);
+    let db = open().unwrap();
+    assert!(!db.inner().compact_one().unwrap(), "writes may be about to come");
+    clock.sleep(Duration::from_secs(1));
+    assert!(db.inner().compact_one().unwrap());
+}
+
+#[test]
 fn runs_that_range_reads_look_into_are_merged_while_writes_come_in() {
     let db = open(Compaction::Lazy, &Arc::default());
     let inner = db.inner();
