@@ -525,3 +525,5 @@ mod repair_tests;
 mod strategy_tests;
 #[cfg(test)]
 mod stress_tests;
+#[cfg(test)]
+mod walk_tests;
