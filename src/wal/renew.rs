@@ -20,8 +20,8 @@ use crate::vfs::{Env, OpenMode};
 use std::path::Path;
 
 /// Makes logs durable to the ends of their records, in any order: all are, or an error comes back. In
-/// two threads if that is allowed and there are several, so that one writes while the other one's
-/// fsync runs.
+/// two threads if that is allowed and can be and there are several, so that one writes while the other
+/// one's fsync runs.
 pub(crate) fn renew(
     env: &Env,
     dir: &Path,
@@ -40,9 +40,12 @@ pub(crate) fn renew(
         return work();
     }
     std::thread::scope(|scope| {
-        let other = scope.spawn(work);
+        // Where there is no thread to be had, one does it all.
+        let other = std::thread::Builder::new().spawn_scoped(scope, work);
         let own = work();
-        let others = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let others = other.map_or(Ok(()), |other| {
+            other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
         own.and(others)
     })
 }

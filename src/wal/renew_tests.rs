@@ -10,6 +10,11 @@ use std::sync::Arc;
 
 /// Four logs, of which the system shows all and a failed sync has lost all.
 fn forgotten(seed: u64) -> (SimVfs, Env, u32) {
+    forgotten_but(seed, 0)
+}
+
+/// The same, but for so many records of the first one, which had been synced.
+fn forgotten_but(seed: u64, synced: u32) -> (SimVfs, Env, u32) {
     let vfs = SimVfs::new(seed);
     let env = vfs.env(seed);
     env.vfs.create_dir_all(Path::new(DIR)).unwrap();
@@ -23,6 +28,9 @@ fn forgotten(seed: u64) -> (SimVfs, Env, u32) {
             let bytes = batch(&[put(&n.to_be_bytes(), &vec![id as u8; len])]);
             log.append(log.next_seqno(), 1, &[&bytes]).unwrap();
             n += 1;
+            if n == synced {
+                sync(&mut log);
+            }
         }
         vfs.fail(0, false, Failure::Refused);
         log.file().sync_data().unwrap_err();
@@ -71,6 +79,46 @@ fn whichever_log_cannot_be_renewed_the_error_comes_back() {
             vfs.fail(k, false, Failure::Refused);
             assert!(renew_all(&env, &read, threads).is_err(), "call {k}");
         }
+    }
+}
+
+/// Logs become durable in any order. If power is lost in between, what is left has what had been
+/// synced, and no gap.
+#[test]
+fn power_may_be_lost_between_logs_that_are_renewed_in_any_order() {
+    const SYNCED: u32 = 9;
+    let in_order = |seed, order| {
+        let (vfs, env, n) = forgotten_but(seed, SYNCED);
+        let (seen, mut read) = replayed(&env, Recovery::Strict).unwrap();
+        assert_eq!((seen.len() as u32, read.uncertain.len()), (n, 4));
+        match order {
+            0 => {}
+            1 => read.uncertain.reverse(),
+            _ => read.uncertain.swap(1, 2),
+        }
+        (vfs, env, read)
+    };
+    for order in 0..3 {
+        let threads = order == 2;
+        let (vfs, env, read) = in_order(0, order);
+        let before = vfs.changes();
+        renew_all(&env, &read, threads).unwrap();
+        let changes = vfs.changes() - before;
+        let mut longest = 0;
+        for k in (0..changes).step_by(2) {
+            let (vfs, env, read) = in_order(k, order);
+            vfs.fail(k, true, Failure::Refused);
+            assert!(renew_all(&env, &read, threads).is_err(), "call {k}");
+            for seed in 0..2 {
+                let left = replayed(&on(vfs.power_loss(seed)), Recovery::TolerateTornTail);
+                let (seen, left) = left.unwrap();
+                let n = seen.len() as u32;
+                assert!(n >= SYNCED && seen.into_iter().eq(0..n), "call {k}");
+                assert!(left.damage.is_none());
+                longest = longest.max(n);
+            }
+        }
+        assert!(longest > SYNCED, "something was renewed");
     }
 }
 
