@@ -5,6 +5,7 @@ use crate::compression::Compression;
 use crate::cursor::{Cursor, Seek};
 use crate::segment::{CursorOptions, PointIndex, SegmentOptions, SegmentReader, SegmentWriter};
 use crate::vfs::{Env, MemVfs};
+use std::io;
 
 /// Some segments of one block a key, read through one cache.
 fn segments(cache: &Arc<SharedCache>, count: u64, blocks: u32) -> Vec<SegmentReader> {
@@ -102,6 +103,97 @@ fn blocks_lie_in_slabs_which_values_outlive_and_weigh_what_they_take() {
         assert_eq!(slabs.upgrade().map(|slabs| slabs.regions()), Some((1, 1)));
         drop(values);
         assert!(slabs.upgrade().is_none());
+    }
+}
+
+/// A file of whose data the system gives no more than up to `end`, once it is said where they end.
+#[derive(Debug)]
+struct Short {
+    file: Arc<dyn VfsFile>,
+    end: u64,
+    data_end: AtomicU64,
+}
+
+impl VfsFile for Short {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let is_cut = offset < self.data_end.load(Ordering::Relaxed);
+        let left = if is_cut { self.end.saturating_sub(offset) } else { u64::MAX };
+        let n = left.min(buf.len() as u64) as usize;
+        self.file.read_at(&mut buf[..n], offset)
+    }
+    fn write_all_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct ShortSource(Arc<Short>);
+
+impl FileSource for ShortSource {
+    fn file(&self) -> Result<Arc<dyn VfsFile>> {
+        Ok(Arc::clone(&self.0) as Arc<dyn VfsFile>)
+    }
+}
+
+/// Memory of blocks is used again, also for the same block. Where a read gives too little by then, that
+/// is damage: what stood in that memory would verify.
+#[test]
+fn a_read_that_gives_too_little_shows_nothing_that_was_read_before() {
+    for (len, pages) in [(4000, 1), (20_000, 5)] {
+        let env = Env::in_memory(3);
+        env.vfs.create_dir_all(Path::new("/")).unwrap();
+        let path = Path::new("/1");
+        let options =
+            SegmentOptions { compression: Compression::None, ..SegmentOptions::default() };
+        let mut writer = SegmentWriter::create_in(&env, path, options).unwrap();
+        for key in 0..40u32 {
+            writer.put(&key.to_be_bytes(), &vec![7; len]).unwrap();
+        }
+        writer.finish().unwrap();
+        // Within a block; of a long one the first page is left.
+        let end = (20 * pages * PAGE + PAGE.min((pages - 1) * PAGE) + 100) as u64;
+        let file = env.vfs.open(path, OpenMode::Read).unwrap();
+        let file = Arc::new(Short { file, end, data_end: AtomicU64::new(0) });
+        let cache = Arc::new(SharedCache::new(0));
+        let source = Arc::new(ShortSource(Arc::clone(&file)));
+        let shared = (Arc::clone(&cache) as Arc<dyn BlockCache>, 1);
+        let reader =
+            SegmentReader::open_with(source, path.into(), Some(shared), PointIndex::HashRun);
+        let reader = reader.unwrap();
+        let get =
+            |key: u32| -> Result<usize> { Ok(reader.get(&key.to_be_bytes())?.unwrap().len()) };
+        let walk = |key: u32| -> Result<usize> {
+            let mut cursor = reader.cursor(CursorOptions { fill_cache: false, readahead: false });
+            cursor.seek(Seek::AtOrAfter(&key.to_be_bytes()))?;
+            Ok(cursor.value().len())
+        };
+        let check = |key: u32, found: Result<usize>, is_sound: bool| match found {
+            Ok(found) => assert!(is_sound && found == len, "{key}"),
+            Err(error) => {
+                assert!(!is_sound, "{key}: {error}");
+                assert!(matches!(error, Error::Corruption { .. }), "{error}");
+            }
+        };
+        let data_end = reader.data_bytes();
+        for key in 0..40 {
+            for looks in [&get as &dyn Fn(u32) -> Result<usize>, &walk] {
+                // Read to a buffer and to a slot by turns. Both hold the block then.
+                for is_cut in [false, true].into_iter().flat_map(|is_cut| [is_cut; 4]) {
+                    file.data_end.store(if is_cut { data_end } else { 0 }, Ordering::Relaxed);
+                    check(key, looks(key), !is_cut || key < 20);
+                }
+            }
+        }
+        let used = cache.slabs.regions();
+        assert!(used.0 + used.1 > 0, "blocks were read to slots");
     }
 }
 

@@ -3,7 +3,7 @@
 use super::super::{Background, Db, Durability, WriteBatch};
 use crate::error::Error;
 use crate::types::LogId;
-use crate::vfs::{Env, ManualClock, OpenMode, SimVfs};
+use crate::vfs::{Call, Env, Failure, ManualClock, OpenMode, SimVfs};
 use crate::wal::log_file_name;
 use std::path::Path;
 use std::sync::Arc;
@@ -117,6 +117,61 @@ fn waiting_for_a_group_ends() {
         drop(db);
         let db = builder(&env).open().unwrap();
         assert_eq!(count(&db), 500);
+    }
+}
+
+/// Threads that write, sync and switch logs while some call to the files fails, a sync perhaps: what
+/// any of them was told is durable survives a loss of power, and all of them hear something.
+#[test]
+fn what_was_acknowledged_to_threads_survives_whatever_call_failed() {
+    for k in (0..600).step_by(29) {
+        let vfs = SimVfs::new(k);
+        let db = builder(&vfs.env(k)).open().unwrap();
+        // A sync takes a while, so that others come meanwhile, who wait.
+        let slow = |_: &SimVfs, call| {
+            if call == Call::Sync {
+                wait(Duration::from_micros(50));
+            }
+        };
+        vfs.before_each_change(slow);
+        vfs.fail(k, false, [Failure::Refused, Failure::Done, Failure::NoSpace][k as usize % 3]);
+        let write = |thread: u32| {
+            let mut acknowledged = Vec::new();
+            for n in 0..40u32 {
+                let key = [thread, n].map(u32::to_be_bytes).concat();
+                let mut batch = WriteBatch::new();
+                batch.put(&key, [thread as u8; 2000]);
+                let synced = match n % 4 {
+                    // What was not synced as it was written is by the time that all is.
+                    0 => db.write_with(batch, Durability::Buffered).and_then(|()| db.sync()),
+                    1 => db.put(&key, [thread as u8; 2000]),
+                    _ => db.write(batch),
+                };
+                if synced.is_ok() {
+                    if n % 8 == thread {
+                        // At once, before another sync.
+                        let left = Env { vfs: Arc::new(vfs.power_loss(k)), ..Env::in_memory(k) };
+                        assert!(builder(&left).open().unwrap().get(&key).unwrap().is_some());
+                    }
+                    acknowledged.push(key);
+                }
+            }
+            acknowledged
+        };
+        let acknowledged: Vec<_> = std::thread::scope(|scope| {
+            let write = &write;
+            let threads = [0, 1, 2, 3].map(|thread| scope.spawn(move || write(thread)));
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        let poisoned = db.inner().is_poisoned.load(Ordering::Relaxed);
+        assert!(poisoned || acknowledged.len() > 155, "one call, one group: call {k}");
+        for seed in 0..3 {
+            let left = Env { vfs: Arc::new(vfs.power_loss(seed)), ..Env::in_memory(seed) };
+            let db = builder(&left).open().unwrap();
+            for key in &acknowledged {
+                assert!(db.get(key).unwrap().is_some_and(|v| v.len() == 2000), "call {k}");
+            }
+        }
     }
 }
 
