@@ -414,7 +414,8 @@ impl Options {
             if ok { Ok(()) } else { Err(Error::InvalidOption { option, reason: reason.into() }) }
         }
         check(
-            (64 << 10..=4 << 30).contains(&self.write_buffer_bytes),
+            // All that there is, where memory is addressed with 32 bits.
+            (64 << 10..=4 << 30).contains(&(self.write_buffer_bytes as u64)),
             "write_buffer_bytes",
             "must be from 64 KiB to 4 GiB",
         )?;

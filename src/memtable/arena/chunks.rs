@@ -112,23 +112,25 @@ pub(super) struct ChunkList {
 }
 
 impl ChunkList {
-    /// The bucket of a chunk, and its place there.
-    fn locate(number: usize) -> (usize, usize) {
-        let shifted = number + FIRST_BUCKET;
-        let bucket = (shifted / FIRST_BUCKET).ilog2();
-        (bucket as usize, shifted - (FIRST_BUCKET << bucket))
+    /// The bucket of a chunk, and its place there. `None` for a number that is none.
+    #[inline]
+    fn locate(number: usize) -> Option<(usize, usize)> {
+        // It wraps for what is no number of a chunk; then there is no bucket.
+        let shifted = number.wrapping_add(FIRST_BUCKET);
+        let bucket = (shifted / FIRST_BUCKET).checked_ilog2()?;
+        Some((bucket as usize, shifted - (FIRST_BUCKET << bucket)))
     }
 
     /// The chunk of this number, if there is one.
     #[inline]
     pub(super) fn get(&self, number: usize) -> Option<&Chunk> {
-        let (bucket, at) = Self::locate(number);
+        let (bucket, at) = Self::locate(number)?;
         self.buckets.get(bucket)?.get()?.get(at)?.get()
     }
 
     /// Lists a chunk under a number that has none yet. The bytes that the list grew by.
     pub(super) fn add(&self, number: usize, chunk: Chunk) -> usize {
-        let (bucket, at) = Self::locate(number);
+        let (bucket, at) = Self::locate(number).expect("the number of a chunk");
         let size = FIRST_BUCKET << bucket;
         let slots =
             self.buckets[bucket].get_or_init(|| (0..size).map(|_| OnceLock::new()).collect());
