@@ -9,8 +9,9 @@
 //! a share of the blocks was replaced: so few blocks are taken in that are not read again, however
 //! large the store.
 //!
-//! Blocks have memory of their own ([`Slabs`]), and weigh what they take there, with their records; what
-//! regions of it are not used is no part of the weight.
+//! Blocks have memory of their own ([`Slabs`]), and weigh what they take there, with their records. Regions
+//! of it that stay part empty, because blocks of other lengths come now, or because values that users keep lie
+//! in them, weigh too, up to half the budget.
 //!
 //! Invariants: the weight of what is held stays within the budget (but for three quarters of a byte a page
 //! of open segments: see [`Frames`]); what is evicted lives on while
@@ -149,7 +150,9 @@ impl SharedCache {
     /// The bytes held.
     pub(crate) fn bytes(&self) -> u64 {
         let of = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
-        of(&self.part_bytes) + of(&self.block_bytes) + of(&self.table_bytes)
+        let blocks = of(&self.block_bytes);
+        let unused = self.slabs.unused_beyond(blocks).min(self.budget / 2);
+        of(&self.part_bytes) + blocks + unused + of(&self.table_bytes)
     }
 
     /// Lookups that found their part, and that did not, since the start.

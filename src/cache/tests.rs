@@ -18,6 +18,16 @@ fn segments_with(
     blocks: u32,
     compression: Compression,
 ) -> Vec<SegmentReader> {
+    segments_of(cache, count, blocks, compression, 4000)
+}
+
+fn segments_of(
+    cache: &Arc<SharedCache>,
+    count: u64,
+    blocks: u32,
+    compression: Compression,
+    len: usize,
+) -> Vec<SegmentReader> {
     let env = Env::in_memory(3);
     env.vfs.create_dir_all(Path::new("/")).unwrap();
     let open = |id: u64| {
@@ -25,7 +35,7 @@ fn segments_with(
         let options = SegmentOptions { compression, ..SegmentOptions::default() };
         let mut writer = SegmentWriter::create_in(&env, &path, options).unwrap();
         for key in 0..blocks {
-            writer.put(&key.to_be_bytes(), &[7; 4000]).unwrap();
+            writer.put(&key.to_be_bytes(), &vec![7; len]).unwrap();
         }
         writer.finish().unwrap();
         let pool = Arc::new(FilePool::new(Arc::clone(&env.vfs), 8));
@@ -104,6 +114,34 @@ fn blocks_lie_in_slabs_which_values_outlive_and_weigh_what_they_take() {
         drop(values);
         assert!(slabs.upgrade().is_none());
     }
+}
+
+#[test]
+fn regions_that_values_hold_open_weigh_up_to_half_the_budget() {
+    let budget = 8 << 20;
+    let cache = Arc::new(SharedCache::new(budget));
+    let before = segments_of(&cache, 1, 1500, Compression::None, 4000);
+    let read = |reader: &SegmentReader, key: u32| {
+        // At the second meeting it is kept, from the third on the value lies in the cached block.
+        let get = || reader.get(&key.to_be_bytes()).unwrap().unwrap();
+        (get(), get(), get()).2
+    };
+    let values: Vec<_> = (0..1500).map(|key| read(&before[0], key)).step_by(30).collect();
+    drop(before);
+    assert_eq!(cache.blocks.load(Ordering::Relaxed), 0);
+    let (open, _) = cache.slabs.regions();
+    assert!(open > 20, "{open} regions are held open");
+    // Blocks of another length cannot use them.
+    let after = segments_of(&cache, 1, 1000, Compression::None, 20_000);
+    (0..1000).for_each(|key| drop(read(&after[0], key)));
+    let (used, spare) = cache.slabs.regions();
+    assert!((used + spare) * (256 << 10) < budget * 3 / 2 + (2 << 20), "{used} regions");
+    let blocks = cache.block_bytes.load(Ordering::Relaxed);
+    assert!(blocks > (budget / 3) as u64, "enough is left: {blocks}");
+    drop(values);
+    (0..1000).for_each(|key| drop(read(&after[0], key)));
+    let blocks = cache.block_bytes.load(Ordering::Relaxed);
+    assert!(blocks > (budget / 4 * 3) as u64, "all of it again: {blocks}");
 }
 
 /// A file of whose data the system gives no more than up to `end`, once it is said where they end.

@@ -171,7 +171,9 @@ impl Builder {
         self
     }
 
-    /// The budget of the cache for blocks, indexes, filters and hash runs, in bytes. Default 64 MiB.
+    /// The budget of the cache for blocks, indexes, filters and hash runs, in bytes. Default 64 MiB. The memory
+    /// comes in regions of 2 MiB (256 KiB for a cache of less than 32 MiB), of which a few may be part
+    /// empty. Values that are kept longer than the cache keeps their blocks come on top.
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.options.cache_bytes = bytes;
         self

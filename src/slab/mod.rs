@@ -28,6 +28,7 @@ mod memory;
 #[cfg(test)]
 mod tests;
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
 use bytes::Bytes;
 pub(crate) use memory::Memory;
@@ -83,6 +84,8 @@ pub(crate) struct Slabs {
     /// Where regions come from.
     source: fn(usize, bool) -> Option<Memory>,
     classes: [Mutex<Class>; CLASSES],
+    /// How many bytes regions take, spare ones among them.
+    held: AtomicU64,
     /// Regions that were given up: at most one with huge pages, and one without.
     spare: Mutex<Vec<Memory>>,
 }
@@ -167,7 +170,15 @@ impl Slabs {
         let huge = cache_bytes >= HUGE_FROM;
         let region_len = if huge { HUGE } else { SMALL };
         let classes = std::array::from_fn(|_| Mutex::default());
-        Slabs { region_len, huge, source, classes, spare: Mutex::default() }
+        let (held, spare) = (AtomicU64::new(0), Mutex::default());
+        Slabs { region_len, huge, source, classes, held, spare }
+    }
+
+    /// The bytes that regions take beyond so many that are used, and beyond a few regions, which may
+    /// always be part empty.
+    pub(crate) fn unused_beyond(&self, used: u64) -> u64 {
+        let few = 4 * self.region_len as u64;
+        self.held.load(Ordering::Relaxed).saturating_sub(used + few)
     }
 
     /// A slot of at least so many bytes, if there is one to be had. What it holds is arbitrary.
@@ -201,7 +212,9 @@ impl Slabs {
             return Some(spare.swap_remove(at));
         }
         drop(spare);
-        (self.source)(self.region_len, huge)
+        let memory = (self.source)(self.region_len, huge)?;
+        self.held.fetch_add(self.region_len as u64, Ordering::Relaxed);
+        Some(memory)
     }
 
     /// Takes a slot back.
@@ -228,6 +241,7 @@ impl Slabs {
             // Not under the lock: it takes the system a while to take it back.
             drop(spare);
             drop(memory);
+            self.held.fetch_sub(self.region_len as u64, Ordering::Relaxed);
         }
     }
 

@@ -44,6 +44,25 @@ fn classes_waste_an_eighth_at_most() {
 }
 
 #[test]
+fn what_part_empty_regions_take_is_told() {
+    let slabs = slabs(1 << 20);
+    let a_region = SMALL / 4096;
+    let mut held: Vec<_> = (0..8 * a_region).map(|_| filled(&slabs, 4096, 1)).collect();
+    assert_eq!(slabs.unused_beyond((8 * SMALL) as u64), 0);
+    assert_eq!(slabs.unused_beyond(0), (4 * SMALL) as u64, "but for four");
+    let mut nth = 0;
+    held.retain(|_| {
+        nth += 1;
+        nth % a_region == 0
+    });
+    assert_eq!(slabs.regions(), (8, 0));
+    assert_eq!(slabs.unused_beyond(8 * 4096), (4 * SMALL - 8 * 4096) as u64);
+    drop(held);
+    assert_eq!((slabs.regions(), slabs.unused_beyond(0)), ((0, 1), 0));
+    assert_eq!(slabs.held.load(Ordering::Relaxed), SMALL as u64);
+}
+
+#[test]
 fn slots_do_not_overlap_and_are_used_again() {
     let slabs = slabs(1 << 20);
     let mut held = Vec::new();
