@@ -110,6 +110,11 @@ impl CursorSource for Sources {
         RunCursor::of_tree(&self.tree, bounds, options, |run| sources.push(RangeSource::Run(run)));
         Ok(sources)
     }
+
+    fn out_of_order(&self) -> Error {
+        let what = "a segment of it does not have its keys in order; `verify` says which";
+        Error::corruption(&self.inner.home.dir, 0, what)
+    }
 }
 
 /// An iterator that cannot be made gives its error as its only item.
@@ -118,6 +123,10 @@ struct Failed(Error);
 impl CursorSource for Failed {
     fn cursors(&self, _: &Arc<Bounds>) -> Result<Vec<RangeSource>> {
         Err(self.0.clone())
+    }
+
+    fn out_of_order(&self) -> Error {
+        self.0.clone()
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::{MergeCursor, RangeSource, View};
 use crate::cursor::{Bounds, Cursor, Seek, Shown};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::slice::{Key, Value};
 use crate::types::Kind;
 use bytes::Bytes;
@@ -21,6 +21,9 @@ pub(crate) trait CursorSource: Send + Sync {
     /// A fresh cursor over each source of the keyspace that may have keys within the bounds. Beyond
     /// them it may or may not show entries.
     fn cursors(&self, bounds: &Arc<Bounds>) -> Result<Vec<RangeSource>>;
+
+    /// What to report if a source does not show its keys in order.
+    fn out_of_order(&self) -> Error;
 }
 
 /// Iterates over a range of keys in order, from the front, from the back, or both.
@@ -264,7 +267,11 @@ impl RangeIter {
                 }
                 continue;
             }
-            // The newest version that this view may see decides about the key.
+            // The newest version that this view may see decides about the key. Where the order of a
+            // source is wrong, a search for what lies behind one may lead back, for ever.
+            if matches!(front.limit, Limit::Past) && *merge.key() <= front.key[..] {
+                return Err(source.out_of_order());
+            }
             if merge.kind() != Kind::Delete && !view.is_cleared(merge.seqno()) {
                 (front.at, front.lags) = (At::Given, true);
                 return Ok(true);
@@ -318,10 +325,16 @@ impl RangeIter {
                 let is_visible = merge.newest_visible(&key, view.snapshot)?;
                 if !is_visible {
                     merge.pass_back(&key)?;
+                    if merge.valid() && *merge.key() >= key[..] {
+                        return Err(source.out_of_order());
+                    }
                     continue;
                 }
                 is_visible
             };
+            if matches!(back.limit, Limit::Past) && *merge.key() >= back.key[..] {
+                return Err(source.out_of_order());
+            }
             if is_visible && merge.kind() != Kind::Delete && !view.is_cleared(merge.seqno()) {
                 (back.at, back.lags) = (if is_only { At::Given } else { At::Sought }, true);
                 return Ok(true);

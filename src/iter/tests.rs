@@ -18,11 +18,19 @@ fn everything() -> Arc<Bounds> {
     Arc::new(Bounds { lower: Bound::Unbounded, upper: Bound::Unbounded })
 }
 
+fn wrong_order() -> Error {
+    Error::corruption(std::path::Path::new("/db"), 0, "out of order")
+}
+
 struct Tables(Vec<Arc<SkipMemtable>>);
 
 impl CursorSource for Tables {
     fn cursors(&self, _: &Arc<Bounds>) -> Result<Vec<RangeSource>> {
         Ok(self.0.iter().map(|t| RangeSource::Memtable(Arc::clone(t).cursor(KS))).collect())
+    }
+
+    fn out_of_order(&self) -> Error {
+        wrong_order()
     }
 }
 
@@ -200,6 +208,10 @@ fn an_error_is_given_once_and_nothing_after_it() {
         fn cursors(&self, _: &Arc<Bounds>) -> Result<Vec<RangeSource>> {
             Err(Error::Closed)
         }
+
+        fn out_of_order(&self) -> Error {
+            wrong_order()
+        }
     }
     let view = View { snapshot: SeqNo::MAX, floor: None };
     let mut iter =
@@ -277,6 +289,10 @@ impl CursorSource for CountedTables {
         };
         Ok(self.0.0.iter().map(counted).collect())
     }
+
+    fn out_of_order(&self) -> Error {
+        wrong_order()
+    }
 }
 
 #[test]
@@ -310,5 +326,94 @@ fn thousands_of_versions_of_a_key_are_passed_by_searching() {
             let steps = count.load(Ordering::Relaxed);
             assert!(steps < 60, "{steps} steps at {snapshot}, backward: {backward}");
         }
+    }
+}
+
+/// Tombstones, in an order that no memtable has, found as if it were right.
+struct Jumbled {
+    entries: Vec<(Vec<u8>, u64)>,
+    at: Option<usize>,
+}
+
+impl Cursor for Jumbled {
+    fn seek(&mut self, to: Seek<'_>) -> Result<()> {
+        let keys = || self.entries.iter().map(|(key, _)| &key[..]);
+        self.at = match to {
+            Seek::First => Some(0),
+            Seek::Last => Some(self.entries.len() - 1),
+            Seek::AtOrAfter(wanted) => keys().position(|key| key >= wanted),
+            Seek::After(wanted) => keys().position(|key| key > wanted),
+            Seek::AtOrBefore(wanted) => keys().rposition(|key| key <= wanted),
+            Seek::Before(wanted) => keys().rposition(|key| key < wanted),
+        };
+        Ok(())
+    }
+    fn next(&mut self) -> Result<()> {
+        self.at = self.at.map(|at| at + 1).filter(|at| *at < self.entries.len());
+        Ok(())
+    }
+    fn prev(&mut self) -> Result<()> {
+        self.at = self.at.and_then(|at| at.checked_sub(1));
+        Ok(())
+    }
+    fn valid(&self) -> bool {
+        self.at.is_some()
+    }
+    fn key(&self) -> &[u8] {
+        self.at.map_or(&[], |at| &self.entries[at].0)
+    }
+    fn seqno(&self) -> SeqNo {
+        SeqNo(self.at.map_or(0, |at| self.entries[at].1))
+    }
+    fn kind(&self) -> Kind {
+        Kind::Delete
+    }
+    fn key_bytes(&self) -> bytes::Bytes {
+        bytes::Bytes::copy_from_slice(self.key())
+    }
+    fn value(&self) -> bytes::Bytes {
+        bytes::Bytes::new()
+    }
+    fn value_ref(&self) -> &[u8] {
+        &[]
+    }
+    fn is_newest(&self) -> bool {
+        self.key().first() == Some(&b'm')
+    }
+}
+
+#[test]
+fn a_source_whose_order_is_wrong_is_an_error_and_not_a_walk_without_end() {
+    /// Whether it is wrong in front.
+    struct Wrong(bool);
+    impl CursorSource for Wrong {
+        fn cursors(&self, _: &Arc<Bounds>) -> Result<Vec<RangeSource>> {
+            let keys = |names: &[&[u8]]| names.iter().map(|name| name.to_vec()).collect::<Vec<_>>();
+            let rising = keys(&[b"m1", b"m2", b"m3", b"m4", b"m5", b"m6"]);
+            let mut entries: Vec<_> = rising.into_iter().map(|key| (key, 1)).collect();
+            // Many versions of a key that belongs to the other side: past them it is searched.
+            let many = |name: &[u8]| (1..=8).rev().map(|n| (name.to_vec(), n)).collect::<Vec<_>>();
+            if self.0 {
+                entries.splice(0..0, many(b"z"));
+            } else {
+                entries.extend(many(b"a"));
+            }
+            Ok(vec![RangeSource::Memtable(Box::new(Jumbled { entries, at: None }))])
+        }
+
+        fn out_of_order(&self) -> Error {
+            wrong_order()
+        }
+    }
+    let all = || (Bound::Unbounded, Bound::Unbounded);
+    let view = View { snapshot: SeqNo(100), floor: None };
+    let ends: [fn(&mut RangeIter) -> bool; 2] = [
+        |range| matches!(range.next(), Some(Err(Error::Corruption { .. }))),
+        |range| matches!(range.next_back(), Some(Err(Error::Corruption { .. }))),
+    ];
+    for (end, in_front) in ends.into_iter().zip([false, true]) {
+        let mut range = RangeIter::new(Arc::new(Wrong(in_front)), view, all(), false);
+        assert!(end(&mut range), "{in_front}");
+        assert!(range.next().is_none() && range.next_back().is_none());
     }
 }
