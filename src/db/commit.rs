@@ -243,7 +243,10 @@ impl Inner {
                 self.poison(error);
             }
         })?;
-        let slot = MemSlot::new(id);
+        // One without entries, left when an append failed, needs no flush; but its logs may have
+        // numbers that nothing was written under, and stay until what comes next is flushed.
+        let is_empty = writer.active.table.entries() == 0;
+        let slot = MemSlot::new(if is_empty { writer.active.first_log } else { id });
         self.sync.begin_log(log.file(), (id, log.end()));
         writer.active.last_seqno.store(writer.log.last_seqno().0, Ordering::Release);
         writer.log.cut_ahead();
@@ -251,8 +254,7 @@ impl Inner {
         writer.active = Arc::clone(&slot);
         self.change_state(|state| {
             let mut frozen = state.frozen.clone();
-            // An empty one, left when an append failed, needs no flush.
-            if state.active.table.entries() > 0 {
+            if !is_empty {
                 frozen.insert(0, Arc::clone(&state.active));
             }
             ReadState { active: slot, frozen, version: Arc::clone(&state.version) }

@@ -271,7 +271,11 @@ fn begin_log(
     }
     let Memtables { mut active, mut frozen, logs_in_active } = filler.finish();
     if active.table.entries() == 0 {
-        active = MemSlot::new(id);
+        // If another is to be flushed before it, the logs that it stands for must stay as long as it: they
+        // may have numbers of operations that were not applied.
+        if frozen.is_empty() {
+            active = MemSlot::new(id);
+        }
     } else if logs_in_active >= MAX_REPLAYED_LOGS {
         active.last_seqno.store(last_seqno.0, Ordering::Release);
         frozen.insert(0, std::mem::replace(&mut active, MemSlot::new(id)));

@@ -2,7 +2,7 @@
 //! wherever its logs end.
 
 use super::super::{Background, Db, Durability, WriteBatch};
-use crate::vfs::{Entropy, Env, SeededEntropy, SimVfs};
+use crate::vfs::{Entropy, Env, Failure, SeededEntropy, SimVfs};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -65,4 +65,45 @@ fn check(db: &Db, model: &BTreeMap<Vec<u8>, Vec<u8>>) {
     for (key, value) in model {
         assert!(db.get(key).unwrap().as_deref() == Some(&**value));
     }
+}
+
+/// The log floor moved past numbers that no memtable had, and the database could not be opened again:
+/// "operations before this log are nowhere".
+#[test]
+fn numbers_that_no_memtable_has_do_not_keep_a_database_from_opening() {
+    // A log with nothing but a clear, given up because an append failed.
+    let vfs = SimVfs::new(1);
+    let db = open(&vfs.env(1), Background::Manual);
+    db.put("a", "1").unwrap();
+    db.inner().rotate(&mut db.inner().writer.lock()).unwrap();
+    db.clear().unwrap();
+    vfs.fail(0, false, Failure::Refused);
+    assert!(db.put("b", "2").is_err());
+    db.put("c", "3").unwrap();
+    assert!(db.inner().flush_oldest().unwrap());
+    let reopened = |vfs: &SimVfs| {
+        let env = Env { vfs: Arc::new(vfs.process_death()), ..Env::in_memory(1) };
+        open(&env, Background::Manual)
+    };
+    let keys =
+        |db: &Db| db.get_range::<&[u8]>(..).map(|e| e.unwrap().0.to_vec()).collect::<Vec<_>>();
+    assert_eq!(keys(&reopened(&vfs)), [b"c"]);
+
+    // A log with nothing but operations of a keyspace that was dropped since, behind one that fills a
+    // memtable.
+    let vfs = SimVfs::new(1);
+    let db = open(&vfs.env(1), Background::Manual);
+    db.put("a", vec![7; 100_000]).unwrap();
+    let gone = db.keyspace("gone").unwrap();
+    gone.put("b", "2").unwrap();
+    db.drop_keyspace("gone").unwrap();
+    drop((gone, db));
+    let again = SimVfs::on(&vfs.process_death(), 1);
+    let db = open(&again.env(1), Background::Manual);
+    while db.inner().flush_oldest().unwrap() {}
+    assert_eq!(keys(&reopened(&again)), [b"a"]);
+    db.put("c", "3").unwrap();
+    assert_eq!(keys(&reopened(&again)), [b"a", b"c"]);
+    db.flush().unwrap();
+    assert_eq!(keys(&reopened(&again)), [b"a", b"c"]);
 }
