@@ -20,9 +20,17 @@ struct Tree {
     locks: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
+impl Tree {
+    /// Whether there is a directory for a file to be in.
+    fn check_parent(&self, path: &Path) -> io::Result<()> {
+        let there = |dir: &Path| dir.as_os_str().is_empty() || self.dirs.contains(dir);
+        if path.parent().is_none_or(there) { Ok(()) } else { Err(missing()) }
+    }
+}
+
 impl MemVfs {
     /// A copy of everything as it stands, sharing nothing: what a process that died now would
-    /// leave. Locks are not copied.
+    /// leave. Locks are not copied, and files with two names become two.
     #[must_use]
     pub fn fork(&self) -> MemVfs {
         let tree = self.tree.lock();
@@ -65,12 +73,7 @@ impl Vfs for MemVfs {
         let data = match (mode, tree.files.get(path)) {
             (OpenMode::CreateNew, Some(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
             (OpenMode::CreateNew, None) => {
-                if !path
-                    .parent()
-                    .is_none_or(|dir| dir.as_os_str().is_empty() || tree.dirs.contains(dir))
-                {
-                    return Err(missing());
-                }
+                tree.check_parent(path)?;
                 let data = Arc::default();
                 tree.files.insert(path.to_path_buf(), Arc::clone(&data));
                 data
@@ -114,6 +117,17 @@ impl Vfs for MemVfs {
         let mut tree = self.tree.lock();
         let data = tree.files.remove(from).ok_or_else(missing)?;
         tree.files.insert(to.to_path_buf(), data);
+        Ok(())
+    }
+
+    fn hard_link(&self, existing: &Path, new: &Path) -> io::Result<()> {
+        let mut tree = self.tree.lock();
+        let data = Arc::clone(tree.files.get(existing).ok_or_else(missing)?);
+        if tree.files.contains_key(new) || tree.dirs.contains(new) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        tree.check_parent(new)?;
+        tree.files.insert(new.to_path_buf(), data);
         Ok(())
     }
 
@@ -237,6 +251,24 @@ mod tests {
         let reader = fork.open(&path, OpenMode::Read).unwrap();
         assert!(reader.write_all_at(b"x", 0).is_err());
         assert!(reader.read_exact_at(&mut [0; 6], 0).is_err());
+    }
+
+    #[test]
+    fn a_file_with_two_names_stays_until_both_are_gone() {
+        let vfs = MemVfs::default();
+        let dir = Path::new("/db");
+        vfs.create_dir_all(dir).unwrap();
+        let [a, b] = ["a", "b"].map(|name| dir.join(name));
+        assert!(vfs.hard_link(&a, &b).is_err(), "there is nothing to link");
+        vfs.open(&a, OpenMode::CreateNew).unwrap().write_all_at(b"abc", 0).unwrap();
+        vfs.hard_link(&a, &b).unwrap();
+        assert!(vfs.hard_link(&a, &b).is_err(), "a link replaces nothing");
+        assert!(vfs.hard_link(&a, Path::new("/nowhere/c")).is_err());
+        vfs.open(&a, OpenMode::ReadWrite).unwrap().write_all_at(b"x", 1).unwrap();
+        vfs.remove_file(&a).unwrap();
+        let mut bytes = [0; 3];
+        vfs.open(&b, OpenMode::Read).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"axc");
     }
 
     #[test]

@@ -47,9 +47,15 @@ pub trait Vfs: Send + Sync + Debug {
     fn exists(&self, path: &Path) -> io::Result<bool>;
     /// Renames a file, replacing the target at once if there is one.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file a second name, where nothing may be yet: the same bytes, which stay until both names
+    /// are removed. `Unsupported` where there is no such thing, as by default, or another error of the
+    /// operating system: [`CrossesDevices`](io::ErrorKind::CrossesDevices), say.
+    fn hard_link(&self, _existing: &Path, _new: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Removes a file. Open handles go on working.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
-    /// Makes the entries of a directory durable: creations, renames, removals.
+    /// Makes the entries of a directory durable: creations, links, renames, removals.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Takes the exclusive lock that the file at `path` (created if missing) stands for.
     /// `None`: someone else has it. Dropping the result releases it.

@@ -52,6 +52,10 @@ impl Vfs for OsVfs {
         fs::rename(from, to)
     }
 
+    fn hard_link(&self, existing: &Path, new: &Path) -> io::Result<()> {
+        fs::hard_link(existing, new)
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
@@ -202,6 +206,21 @@ impl Entropy for OsEntropy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hard_link_is_the_same_file_and_replaces_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
+        fs::write(&a, "abc").unwrap();
+        OsVfs.hard_link(&a, &b).unwrap();
+        OsVfs.remove_file(&a).unwrap();
+        assert_eq!(fs::read(&b).unwrap(), b"abc");
+        let missing = OsVfs.hard_link(&a, &dir.path().join("c")).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        fs::write(&a, "x").unwrap();
+        let taken = OsVfs.hard_link(&a, &b).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+    }
 
     #[test]
     fn a_released_lock_is_free_even_if_another_process_is_just_being_started() {

@@ -47,6 +47,8 @@ pub enum Call {
     Rename,
     /// A file is removed.
     Remove,
+    /// A file is given a second name.
+    Link,
     /// A file is opened that exists.
     Open,
     /// Bytes, a length or a directory are read.
@@ -67,7 +69,7 @@ impl Call {
 pub enum Failure {
     /// An input/output error. Nothing was done, but for a sync: see the module's text.
     Refused,
-    /// No space is left. Creations, writes and syncs fail; if it lasts, only syncs of files that
+    /// No space is left. Creations, links, writes and syncs fail; if it lasts, only syncs of files that
     /// have grown since the last one. Nothing was done, but for a sync: see the module's text.
     NoSpace,
     /// A signal came. Of a write, any part was done.
@@ -87,7 +89,9 @@ impl Failure {
         match self {
             Failure::Refused | Failure::Interrupted | Failure::Half => true,
             Failure::Done => call.is_change(),
-            Failure::NoSpace => matches!(call, Call::Create | Call::Write | Call::Sync),
+            Failure::NoSpace => {
+                matches!(call, Call::Create | Call::Link | Call::Write | Call::Sync)
+            }
             Failure::FlippedRead | Failure::MisplacedRead => call == Call::Read,
         }
     }
@@ -133,6 +137,8 @@ struct State {
     changes: u64,
     fault: Option<Fault>,
     capacity: u64,
+    /// Whether files may have second names.
+    links: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -346,6 +352,7 @@ impl SimVfs {
             changes: 0,
             fault: None,
             capacity: u64::MAX,
+            links: true,
         };
         SimVfs { state: Arc::new(Mutex::new(state)), hook: Arc::default() }
     }
@@ -371,10 +378,16 @@ impl SimVfs {
             }
         }
         let is_there = |path: &Path| path.ancestors().skip(1).all(|dir| dirs.contains(dir));
+        // Under all of its names a file is the same.
+        let mut left: HashMap<u64, Vec<u8>> = HashMap::new();
+        let mut bytes = |file: &u64| {
+            let inode = state.files.get(file)?;
+            Some(left.entry(*file).or_insert_with(|| inode.crashed(&dice)).clone())
+        };
         let contents = names
             .iter()
             .filter(|(path, _)| is_there(path))
-            .filter_map(|(path, file)| Some((path.clone(), state.files.get(file)?.crashed(&dice))))
+            .filter_map(|(path, file)| Some((path.clone(), bytes(file)?)))
             .collect();
         let dirs = dirs.iter().filter(|dir| is_there(dir)).cloned().collect();
         MemVfs::from_contents(contents, dirs)
@@ -441,6 +454,11 @@ impl SimVfs {
         self.state.lock().capacity = bytes;
     }
 
+    /// Lets there be no hard links from now on, as between two devices.
+    pub fn refuse_links(&self) {
+        self.state.lock().links = false;
+    }
+
     /// The bytes of all files that have a name.
     #[must_use]
     pub fn used(&self) -> u64 {
@@ -501,7 +519,14 @@ impl SimVfs {
 impl State {
     fn used(&self) -> u64 {
         let len = |file: &u64| self.files.get(file).map_or(0, |inode| inode.written.len() as u64);
-        self.names.values().map(len).sum()
+        let files: BTreeSet<u64> = self.names.values().copied().collect();
+        files.iter().map(len).sum()
+    }
+
+    /// Whether there is a directory for a file to be in.
+    fn check_parent(&self, path: &Path) -> io::Result<()> {
+        let there = |dir: &Path| dir.as_os_str().is_empty() || self.dirs.contains(dir);
+        if path.parent().is_none_or(there) { Ok(()) } else { Err(missing()) }
     }
 
     fn change_name(&mut self, change: NameChange) {
@@ -545,10 +570,7 @@ impl Vfs for SimVfs {
                     Some(file) => Ok(*file),
                     None if !is_new => Err(missing()),
                     None => {
-                        let parent = path.parent().unwrap_or(Path::new(""));
-                        if !parent.as_os_str().is_empty() && !state.dirs.contains(parent) {
-                            return Err(missing());
-                        }
+                        state.check_parent(path)?;
                         let file = state.next;
                         state.next += 1;
                         state.files.insert(file, Inode::default());
@@ -604,6 +626,21 @@ impl Vfs for SimVfs {
             let file = *state.names.get(from).ok_or_else(missing)?;
             let (from, to) = (from.to_path_buf(), to.to_path_buf());
             state.change_name(NameChange::Rename { from, to, file });
+            Ok(())
+        })
+    }
+
+    fn hard_link(&self, existing: &Path, new: &Path) -> io::Result<()> {
+        self.call(Call::Link, |state| {
+            if !state.links {
+                return Err(io::ErrorKind::CrossesDevices.into());
+            }
+            let file = *state.names.get(existing).ok_or_else(missing)?;
+            if state.names.contains_key(new) || state.dirs.contains(new) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            state.check_parent(new)?;
+            state.change_name(NameChange::Put { path: new.to_path_buf(), file });
             Ok(())
         })
     }

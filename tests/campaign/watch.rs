@@ -102,6 +102,16 @@ impl Vfs for Watch {
         Ok(())
     }
 
+    fn hard_link(&self, existing: &Path, new: &Path) -> io::Result<()> {
+        self.note(Call::Link);
+        self.sim.hard_link(existing, new)?;
+        let mut seen = self.seen.lock().unwrap();
+        if seen.suspect.contains(existing) {
+            seen.wrong = Some(format!("{} is linked, but its sync failed", existing.display()));
+        }
+        Ok(())
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.note(Call::Remove);
         self.sim.remove_file(path)
@@ -114,7 +124,8 @@ impl Vfs for Watch {
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
         // The database is opened, and may write anew what it cannot count on.
-        self.seen.lock().unwrap().suspect.clear();
+        let dir = path.parent();
+        self.seen.lock().unwrap().suspect.retain(|file| file.parent() != dir);
         self.sim.lock(path)
     }
 }

@@ -165,3 +165,33 @@ fn the_hook_sees_each_change_before_it_is_made() {
     vfs.sync_dir(Path::new(DIR)).unwrap();
     assert_eq!(*seen.lock(), [(Call::Create, 0), (Call::Write, 1), (Call::Sync, 1)]);
 }
+
+#[test]
+fn a_second_name_is_durable_once_its_directory_is_synced_and_stands_for_the_same_bytes() {
+    let vfs = sim();
+    let file = vfs.open(&path("a"), OpenMode::CreateNew).unwrap();
+    file.write_all_at(b"abc", 0).unwrap();
+    file.sync_data().unwrap();
+    vfs.sync_dir(Path::new(DIR)).unwrap();
+    vfs.hard_link(&path("a"), &path("b")).unwrap();
+    assert_eq!(vfs.used(), 3);
+    assert_eq!(outcomes(&vfs, "b"), [None, Some(b"abc".to_vec())]);
+    vfs.sync_dir(Path::new(DIR)).unwrap();
+    assert_eq!(outcomes(&vfs, "b"), [Some(b"abc".to_vec())]);
+    file.write_all_at(&[7; 2000], 0).unwrap();
+    for seed in 0..200 {
+        let image = vfs.power_loss(seed);
+        assert_eq!(read(&image, "a"), read(&image, "b"));
+    }
+    vfs.remove_file(&path("a")).unwrap();
+    assert_eq!(read(&vfs, "b"), Some(vec![7; 2000]));
+    let error = vfs.hard_link(&path("b"), &path("b")).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    assert!(vfs.hard_link(&path("a"), &path("c")).is_err(), "it is gone");
+    vfs.fail(0, false, Failure::NoSpace);
+    assert!(vfs.hard_link(&path("b"), &path("c")).is_err());
+    vfs.refuse_links();
+    let error = vfs.hard_link(&path("b"), &path("c")).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::CrossesDevices);
+    assert_eq!(read(&vfs, "c"), None);
+}
