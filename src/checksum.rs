@@ -7,7 +7,7 @@
 //!
 //! Source: XXH3 by Yann Collet, <https://github.com/Cyan4973/xxHash>.
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 /// 2^64 divided by the golden ratio, made odd: spreads offsets over the seed space.
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -24,6 +24,23 @@ pub fn checksum(salt: u64, position: u64, bytes: &[u8]) -> u64 {
 pub fn uuid_salt(uuid: &[u8; 16]) -> u64 {
     let n = u128::from_le_bytes(*uuid);
     (n as u64) ^ ((n >> 64) as u64)
+}
+
+/// The hash of a whole file, fed piece by piece: XXH3 with the seed 0.
+#[derive(Clone, Default)]
+pub struct FileHash(Xxh3);
+
+impl FileHash {
+    /// What follows in the file.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of what was added.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.digest()
+    }
 }
 
 /// Flips each bit of the first `len` of these bytes in turn until `accept` takes them. Where a 64-bit
@@ -67,6 +84,17 @@ mod tests {
         assert_ne!(base, checksum(1, 8192, b"block"));
         assert_ne!(base, checksum(1, 4096, b"blocj"));
         assert_eq!(base, checksum(1, 4096, b"block"));
+    }
+
+    #[test]
+    fn the_hash_of_a_file_does_not_depend_on_its_pieces() {
+        let bytes: Vec<u8> = (0..5000u32).map(|n| (n * n) as u8).collect();
+        for piece in [1, 7, 255, 256, 1024, 5000] {
+            let mut hash = FileHash::default();
+            bytes.chunks(piece).for_each(|part| hash.add(part));
+            assert_eq!(hash.value(), checksum(0, 0, &bytes));
+        }
+        assert_eq!(FileHash::default().value(), checksum(0, 0, b""));
     }
 
     #[test]

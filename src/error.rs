@@ -76,6 +76,20 @@ pub enum Error {
         /// How that was seen.
         why: String,
     },
+    /// A database was to be written into a directory that holds something. Nothing was changed.
+    #[error("{} is not empty: name a directory that is empty or does not exist", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory holds no backups, or not the one that was asked for.
+    #[error("{}: {why}", path.display())]
+    NoBackup {
+        /// The directory, or the backup's file.
+        path: PathBuf,
+        /// How that was seen.
+        why: String,
+    },
     /// Another handle, in this process or another, has the database open.
     #[error("{} is open in another process or handle: close that first", path.display())]
     Locked {
@@ -166,6 +180,7 @@ impl Error {
             Error::UnsupportedFormat { .. } => ErrorKind::Unsupported,
             Error::Locked { .. }
             | Error::NotADatabase { .. }
+            | Error::NoBackup { .. }
             | Error::KeyspaceNotFound { .. }
             | Error::KeyspaceDropped { .. }
             | Error::Closed => ErrorKind::Unavailable,
@@ -174,6 +189,7 @@ impl Error {
             | Error::ValueTooLong { .. }
             | Error::BatchTooLarge { .. }
             | Error::InvalidOption { .. }
+            | Error::NotEmpty { .. }
             | Error::InvalidKeyspaceName { .. }
             | Error::WrongDatabase
             | Error::OutOfOrder { .. }

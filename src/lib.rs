@@ -25,6 +25,8 @@
 //! to a log and a memtable, then in the background into immutable segments, which compaction merges.
 //! [`SegmentWriter`] and [`SegmentReader`] use the segment format alone, without a database.
 //!
+//! [`Db::checkpoint`] and [`Db::backup`] copy a database while it is used; [`Backups`] restores.
+//!
 //! What is promised about order, atomicity, isolation, durability and damage is in README.md; the
 //! files are described to the byte in FORMAT.md. Everything public is `Send + Sync` unless it says
 //! otherwise. Nothing here panics because of what is on disk.
@@ -61,10 +63,11 @@ pub mod vfs;
 
 pub use compression::Compression;
 pub use db::{
-    Background, Builder, Compaction, DEFAULT_KEYSPACE, DamagedPlace, DatabaseReport, Db,
-    Durability, IterOptions, KeyMapStats, Keyspace, KeyspaceStats, LevelStats, LogReport,
-    LostPlace, MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, ReadStats, RepairReport, SavedKeyspace,
-    SegmentReport, SegmentSummary, Snapshot, Stats, Uncertainty, WriteBatch,
+    Background, BackupInfo, BackupReport, Backups, Builder, Compaction, DEFAULT_KEYSPACE,
+    DamagedPlace, DatabaseReport, Db, Durability, IterOptions, KeyMapStats, Keyspace,
+    KeyspaceStats, LevelStats, LogReport, LostPlace, MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, ReadStats,
+    RepairReport, SavedKeyspace, SegmentReport, SegmentSummary, Snapshot, Stats, Uncertainty,
+    WriteBatch,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use iter::RangeIter;

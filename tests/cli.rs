@@ -493,6 +493,70 @@ fn repair_saves_everything_but_the_damaged_block() {
 }
 
 #[test]
+fn a_checkpoint_is_a_database_with_the_same_content() {
+    let place = Place::new();
+    place.import_unicode();
+    assert_eq!(place.ok(&["checkpoint", "db", "copy"]), "copied to copy\n");
+    place.ok(&["set", "db", "new", "x"]);
+    let mut rows = place.ok(&["scan", "db"]);
+    rows = rows.replace("new\tx\n", "");
+    assert!(place.ok(&["scan", "copy"]) == rows);
+    place.ok(&["verify", "copy"]);
+    let message = place.fails(1, &["checkpoint", "db", "copy"]);
+    assert!(message.contains("copy is not empty"), "{message}");
+    assert_eq!(place.json(&["checkpoint", "db", "another"]), json!({ "copy": "another" }));
+    place.fails(1, &["checkpoint", "nothing", "third"]);
+    assert!(!place.path("third").exists());
+}
+
+#[test]
+fn backups_are_made_listed_pruned_and_restored() {
+    let place = Place::new();
+    place.import_unicode();
+    let first = place.json(&["backup", "db", "safe"]);
+    assert_eq!((&first["number"], &first["bytes"]), (&json!(1), &first["new_bytes"]));
+    let before = place.ok(&["scan", "db"]);
+    place.ok(&["set", "db", "new", "x"]);
+    let second = place.json(&["backup", "db", "safe"]);
+    assert_eq!((&second["number"], &second["new_segments"]), (&json!(2), &json!(1)));
+    let text = place.ok(&["backups", "safe", "--verify"]);
+    assert_eq!(text.matches("no damage found").count(), 2, "{text}");
+
+    assert_eq!(place.ok(&["restore", "safe", "new"]), "backup 2 restored to new\n");
+    assert!(place.ok(&["scan", "new"]) == place.ok(&["scan", "db"]));
+    place.ok(&["restore", "safe", "old", "--number", "1"]);
+    assert!(place.ok(&["scan", "old"]) == before);
+    assert!(place.fails(1, &["restore", "safe", "old"]).contains("not empty"));
+    place.fails(1, &["restore", "safe", "third", "--number", "9"]);
+    place.fails(1, &["restore", "db", "third"]);
+    place.fails(2, &["backup", "db", "safe", "--keep", "0"]);
+
+    let entries = fs::read_dir(place.path("safe")).expect("a directory");
+    let segments = entries.map(|entry| entry.expect("it can be listed").path());
+    let segment = segments.filter(|path| path.extension().is_some_and(|e| e == "seg")).min();
+    let segment = segment.expect("there is a segment");
+    let mut bytes = fs::read(&segment).expect("it can be read");
+    bytes[5 * 4096 + 100] ^= 1;
+    fs::write(&segment, &bytes).expect("it can be written");
+    let run = place.run(&["backups", "safe", "--verify", "--json"]);
+    let lines: Vec<Value> = String::from_utf8_lossy(&run.out)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a JSON document"))
+        .collect();
+    assert_eq!((run.code, lines.len()), (4, 2), "{run:?}");
+    let offset = lines[0]["damage"][0]["offset"].as_u64().expect("a number");
+    assert!(offset > 0 && offset <= 5 * 4096, "{offset}");
+    let message = place.fails(1, &["restore", "safe", "third"]);
+    assert!(message.contains("ashlar backups --verify"), "{message}");
+    fs::remove_file(&segment).expect("it can be removed");
+    let third = place.json(&["backup", "db", "safe", "--keep", "1"]);
+    assert_eq!((&third["number"], &third["removed"]), (&json!(3), &json!([1, 2])));
+    place.ok(&["restore", "safe", "fourth"]);
+    assert!(place.ok(&["scan", "fourth"]) == place.ok(&["scan", "db"]));
+    assert_eq!(place.ok(&["backups", "safe"]).lines().count(), 1);
+}
+
+#[test]
 fn a_segment_shows_how_it_is_built() {
     let place = Place::new();
     place.import_unicode();

@@ -28,7 +28,7 @@ mod newer;
 mod segment;
 
 use ashlardb::vfs::Env;
-use ashlardb::{Background, Db, Error, SegmentReader};
+use ashlardb::{Background, Backups, Db, Error, SegmentReader};
 use damage::Expected;
 use database::{Contents, Files};
 use segment::Segment;
@@ -212,6 +212,44 @@ fn golden_databases_read_as_expected() {
             }
         }
     }
+}
+
+#[test]
+fn golden_backups_read_as_expected() {
+    let files = files_under(&golden_dir());
+    let store: Files = files
+        .iter()
+        .filter_map(|(path, bytes)| Some((path.strip_prefix("backups/")?.into(), bytes.clone())))
+        .collect();
+    let env = env_with("safe", &store);
+    let backups = Backups::open_in(&env, "safe").expect("a directory of backups");
+    let list = backups.list().expect("it can be listed");
+    assert_eq!(list.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2]);
+    let mut named = BTreeSet::new();
+    for (number, info) in list {
+        let (expected, names) = database::backup(&store, number);
+        let info = info.expect("it can be read");
+        assert_eq!((info.created_ms, info.segments), (1_767_225_600_000, names.len()));
+        named.extend(names);
+        let damage = backups.verify(number, &mut |_, _| {}).expect("it can be judged");
+        assert_eq!(damage, []);
+        let env = env_with("safe", &store);
+        let backups = Backups::open_in(&env, "safe").expect("a directory of backups");
+        backups.restore(number, "db", &mut |_, _| {}).expect("it can be restored");
+        let db = open_database(&env).expect("a restored database opens");
+        assert_eq!(contents(&db).expect("it is read"), expected, "backup {number}");
+        let keys: Vec<_> = expected.keys().map(|(name, key)| (&name[..], &key[..])).collect();
+        let has = |name: &str, key: &str| keys.contains(&(name, key.as_bytes()));
+        assert_eq!(
+            (has("cleared", "gone"), has("default", "shared/3")),
+            (number == 1, number == 1)
+        );
+        assert_eq!(has("other", "key"), number == 2);
+        assert_eq!(keys.len(), 10 - usize::from(number == 2));
+    }
+    let segments = store.keys().filter(|name| name.ends_with(".seg"));
+    assert!(segments.eq(&named), "each is named, and some by both");
+    assert_eq!(named.len(), 4);
 }
 
 /// The number behind the first "byte " of a message.

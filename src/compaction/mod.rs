@@ -28,7 +28,7 @@ mod tiered;
 pub(crate) use fifo::Fifo;
 pub(crate) use lazy::{ALPHA_BUSY, ALPHA_CALM, LazyLeveling};
 pub(crate) use leveled::Leveled;
-pub(crate) use merge::InputMerge;
+pub(crate) use merge::{Entries, InputMerge, LentEntry};
 pub(crate) use output::{
     KeyTest, OlderData, Output, OutputSpec, Retention, remove_segments, write_run,
 };

@@ -208,7 +208,8 @@ impl Inner {
         RunNo(self.ids.run.fetch_add(1, Ordering::Relaxed))
     }
 
-    fn output_spec(&self, tree: &Tree, level: u8) -> OutputSpec {
+    /// How segments of a keyspace are written to a level.
+    pub(super) fn output_spec(&self, tree: &Tree, level: u8) -> OutputSpec {
         let segment = SegmentOptions {
             compression: self.options.compression,
             bloom_bits_per_key: self.options.bloom_bits(),

@@ -15,8 +15,10 @@
 //! segments enter it, and the key map knows these before; memtables are flushed oldest first. Everything public is `Send + Sync`.
 
 mod background;
+mod backup;
 mod batch;
 mod commit;
+mod copy;
 mod keyspace;
 mod keyspace_core;
 mod layout;
@@ -34,8 +36,10 @@ mod snapshot;
 mod snapshot_list;
 mod stats;
 mod syncer;
+mod unfinished;
 mod verify;
 
+pub use backup::{BackupInfo, BackupReport, Backups};
 pub use batch::{MAX_BATCH_BYTES, WriteBatch};
 pub use keyspace::{DEFAULT_KEYSPACE, Keyspace, MAX_KEYSPACE_NAME};
 pub use layout::SegmentSummary;

@@ -354,7 +354,7 @@ impl Builder {
     /// # Errors
     ///
     /// [`Error::InvalidOption`]; [`Error::Locked`] if the database is open; [`Error::NotADatabase`] if
-    /// there is none, or the target is not empty; [`Error::UnsupportedFormat`] if a newer version, or
+    /// there is none; [`Error::NotEmpty`] if the target holds anything; [`Error::UnsupportedFormat`] if a newer version, or
     /// a build with a codec that is missing here, wrote it; [`Error::Io`] if a file cannot be opened, or
     /// the target cannot be written. Damage is in the report.
     pub fn repair_into(

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! The new database has one sorted run a keyspace, at the bottom, with the newest versions and no
-//! tombstones; the clears of the old one are applied and gone. Its manifest is written last: before
-//! that the directory holds a marker and can neither be opened nor taken for a database.
+//! tombstones; the clears of the old one are applied and gone. Until it is complete it cannot be opened:
+//! see [`unfinished`](super::unfinished).
 //!
 //! Without a manifest every segment file counts, and of two versions of a key the greater sequence number,
 //! then the greater file number, wins. That may bring back what was removed, which the report says.
@@ -17,34 +17,28 @@
 //! Invariants: the old database is only read; nothing is taken that no checksum confirms; whatever is
 //! passed over is in the report.
 
-use super::open::{LOCK_NAME, create_dirs};
 use super::options::Options;
 use super::repair_cursor::{Newest, Piece, SalvagedRun};
 use super::repair_report::{SavedKeyspace, SharedBook, Uncertainty};
+use super::unfinished::{FIRST_LOG, NEXT_LOG, Unfinished};
 use super::verify::{Closed, DamagedPlace, len_of, lost_name};
 use super::{DEFAULT_ID, LostPlace, RepairReport};
-use crate::cache::{FilePool, PooledFile, SharedCache};
-use crate::checksum::uuid_salt;
+use crate::cache::{FilePool, PooledFile};
 use crate::compaction::{OlderData, OutputSpec, Retention, write_run};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hash::{key_hash, keyspace_seed};
 use crate::iter::{MergeCursor, View};
 use crate::memtable::{Memtable, SkipMemtable};
-use crate::segment::{PointIndex, Salvage, SegmentOptions};
+use crate::segment::{Salvage, SegmentOptions};
 use crate::sync::Arc;
-use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
+use crate::types::{KeyspaceId, SegmentId, SeqNo};
 use crate::version::{
-    Change, Edit, LEVELS, MANIFEST_NAME, Manifest, ManifestState, RunNo, SegmentHome, SegmentMeta,
-    segment_file_name,
+    KeyspaceState, LEVELS, MANIFEST_NAME, ManifestState, RunNo, SegmentMeta, segment_file_name,
 };
-use crate::vfs::{Env, OpenMode, VfsLock};
-use crate::wal::LogWriter;
+use crate::vfs::Env;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
-/// Stands in the new directory until the new database is complete.
-const MARKER_NAME: &str = "UNFINISHED";
+use std::path::Path;
 
 /// What is known of a keyspace of the old database.
 struct Source {
@@ -77,7 +71,7 @@ pub(super) fn repair(
     let env = &options.env;
     let mut closed = Closed::open(env, dir)?;
     let mut report = RepairReport::default();
-    let new = New::create(env, target)?;
+    let new = Unfinished::create(env, target)?;
     let mut old = Old {
         env,
         dir,
@@ -89,8 +83,8 @@ pub(super) fn repair(
     old.read_manifest(&mut closed, &mut report)?;
     old.read_logs(&mut closed, &mut report)?;
     report.notices.append(&mut closed.notices);
-    old.write(options, &new, &mut report, progress)?;
-    new.finish(env)?;
+    let state = old.write(options, &new, &mut report, progress)?;
+    new.complete(env, &state)?;
     Ok(report)
 }
 
@@ -254,28 +248,22 @@ impl Old<'_> {
         Ok(())
     }
 
-    /// Writes everything into the new database, whose manifest is still missing then.
+    /// Writes everything into segments of the new database, and gives the state that it is to be in.
     fn write(
         self,
         options: &Options,
-        new: &New,
+        new: &Unfinished,
         report: &mut RepairReport,
         progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<()> {
+    ) -> Result<ManifestState> {
         let Old { env, dir, files, keyspaces, table, has_manifest } = self;
-        let (uuid, seed) = (env.uuid(), env.entropy.next_u64());
-        let home = SegmentHome {
-            env: env.clone(),
-            dir: new.dir.clone(),
-            cache: Arc::new(SharedCache::new(0)),
-            files: Arc::new(FilePool::new(Arc::clone(&env.vfs), options.max_open_files)),
-            points: PointIndex::HashRun,
-        };
+        let home = new.home(env, options.max_open_files);
         let total = keyspaces.values().flat_map(|source| source.runs.iter().flatten());
         let total: u64 = total.map(|piece| len_of(env, &dir.join(piece.file_name()))).sum();
-        let (mut next_keyspace, mut next_run) = (KeyspaceId(1), RunNo(1));
+        let mut state = ManifestState::empty([0; 16], env.entropy.next_u64());
+        (state.log_floor, state.next_log) = (FIRST_LOG, NEXT_LOG);
+        (state.next_keyspace, state.next_run) = (KeyspaceId(1), RunNo(1));
         let next_segment = Cell::new(1);
-        let mut changes = Vec::new();
         let mut before = 0;
         for (id, source) in keyspaces {
             let book: SharedBook = Arc::default();
@@ -297,7 +285,7 @@ impl Old<'_> {
             }
             let view = View { snapshot: SeqNo::MAX, floor: source.floor };
             let mut newest = Newest::new(MergeCursor::new(cursors), view, Arc::clone(&book));
-            let spec = spec(options, id, keyspace_seed(seed, id));
+            let spec = spec(options, id, keyspace_seed(state.hash_seed, id));
             let retention = Retention { boundaries: vec![SeqNo::ZERO], clears: Vec::new() };
             let older = OlderData::default();
             let progress = RefCell::new(&mut *progress);
@@ -310,27 +298,19 @@ impl Old<'_> {
             let Newest { keys, bytes, .. } = newest;
             before += book.lock().read;
             report.add_book(&mut book.lock());
-            next_keyspace = next_keyspace.max(KeyspaceId(id.0.saturating_add(1)));
-            changes.push(Change::CreateKeyspace { id, name: name.clone() });
+            state.next_keyspace = state.next_keyspace.max(KeyspaceId(id.0.saturating_add(1)));
+            let keyspace = KeyspaceState { name: name.clone(), clears: Vec::new() };
+            state.keyspaces.insert(id, keyspace);
             report.keyspaces.push(SavedKeyspace { name, keys, bytes });
             for meta in run.segments {
-                let meta = SegmentMeta { run: next_run, ..meta.as_ref().clone() };
-                changes.push(Change::AddSegment(Arc::new(meta)));
+                let meta = SegmentMeta { run: state.next_run, ..meta.as_ref().clone() };
+                state.segments.insert(meta.id, Arc::new(meta));
             }
-            next_run.0 += 1;
+            state.next_run.0 += 1;
         }
         progress(total, total);
-        let first = LogId(1);
-        changes.push(Change::LogFloor(first));
-        changes.push(Change::Next {
-            segment: SegmentId(next_segment.get()),
-            log: LogId(2),
-            keyspace: next_keyspace,
-            run: next_run,
-        });
-        LogWriter::create(env, &new.dir, uuid_salt(&uuid), first, None, SeqNo::ZERO)?;
-        Manifest::create(env, &new.dir, uuid, seed, &Edit { changes })?;
-        Ok(())
+        state.next_segment = SegmentId(next_segment.get());
+        Ok(state)
     }
 }
 
@@ -348,45 +328,4 @@ fn spec(options: &Options, keyspace: KeyspaceId, hash_seed: u64) -> OutputSpec {
     let min_piece_bytes = OutputSpec::smallest_piece(segment_bytes);
     let level = (LEVELS - 1) as u8;
     OutputSpec { keyspace, level, segment, segment_bytes, cuts: Vec::new(), min_piece_bytes }
-}
-
-/// The directory of the new database, until it is one.
-struct New {
-    dir: PathBuf,
-    _lock: Box<dyn VfsLock>,
-}
-
-impl New {
-    /// Makes the directory, or takes an empty one, and marks it durably as unfinished.
-    fn create(env: &Env, dir: &Path) -> Result<New> {
-        if env.vfs.exists(dir).map_err(|error| Error::io("look for", dir, error))? {
-            let names = env.vfs.read_dir(dir).map_err(|error| Error::io("list", dir, error))?;
-            if !names.is_empty() {
-                let why = "a repaired database needs a directory that is empty or does not exist";
-                return Err(Error::NotADatabase { path: dir.to_path_buf(), why: why.to_owned() });
-            }
-        } else {
-            create_dirs(env, dir)?;
-        }
-        let marker = dir.join(MARKER_NAME);
-        env.vfs
-            .open(&marker, OpenMode::CreateNew)
-            .and_then(|file| file.sync_data())
-            .map_err(|error| Error::io("create", &marker, error))?;
-        let path = dir.join(LOCK_NAME);
-        let lock = env.vfs.lock(&path).map_err(|error| Error::io("lock", &path, error))?;
-        let lock = lock.ok_or_else(|| Error::Locked { path: dir.to_path_buf() })?;
-        let parent = dir.parent().into_iter();
-        for dir in parent.chain([dir]) {
-            env.vfs.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
-        }
-        Ok(New { dir: dir.to_path_buf(), _lock: lock })
-    }
-
-    /// The database is complete.
-    fn finish(self, env: &Env) -> Result<()> {
-        let marker = self.dir.join(MARKER_NAME);
-        env.vfs.remove_file(&marker).map_err(|error| Error::io("remove", &marker, error))?;
-        env.vfs.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))
-    }
 }

@@ -472,11 +472,11 @@ fn an_unfinished_repair_cannot_be_taken_for_a_finished_one() {
     for fork in forks.take() {
         assert!(builder(&fork, NEW).open().is_err());
         let again = builder(&fork, DIR).repair_into(NEW, &mut |_, _| {});
-        assert!(matches!(again, Err(Error::NotADatabase { .. })));
+        assert!(matches!(again, Err(Error::NotEmpty { .. })));
     }
     for target in [NEW, DIR] {
         let again = builder(&vfs, DIR).repair_into(target, &mut |_, _| {});
-        assert!(matches!(again, Err(Error::NotADatabase { .. } | Error::Locked { .. })));
+        assert!(matches!(again, Err(Error::NotEmpty { .. } | Error::Locked { .. })));
     }
     let nothing = builder(&vfs, "/nothing").repair_into("/x", &mut |_, _| {});
     assert!(matches!(nothing, Err(Error::NotADatabase { .. })));

@@ -237,8 +237,8 @@ impl DatabaseReport {
         self.segments.push(SegmentReport { file, keyspace, report });
     }
 
-    /// Verifies a segment; `meta` is what the manifest says of it.
-    fn read_segment(
+    /// Verifies a segment; `named` is what the manifest says of it.
+    pub(super) fn read_segment(
         &mut self,
         env: &Env,
         path: PathBuf,

@@ -1,13 +1,15 @@
 //! The entry for fuzzing the readers of this room.
 
+use super::backup::{BackupManifest, encode_sealed};
 use super::edit::Edit;
 use super::manifest::{encode_pair, encode_record, read};
 use super::state::ManifestState;
 use crate::checksum::checksum;
 use std::path::Path;
 
-/// Reads `data` as an edit, as a manifest, and as records and an edit behind a sound header: none of
-/// it may panic or use more than a small multiple of its length in memory.
+/// Reads `data` as an edit, as a manifest, and as records and an edit behind a sound header; as the manifest
+/// of a backup, and as the payload of one: none of it may panic or use more than a small multiple of its
+/// length in memory.
 #[doc(hidden)]
 pub fn manifest_bytes(data: &[u8]) {
     let path = Path::new("MANIFEST");
@@ -30,6 +32,11 @@ pub fn manifest_bytes(data: &[u8]) {
     for bytes in [data.to_vec(), [&header, data].concat(), [&first, data].concat(), sealed] {
         if let Ok(loaded) = read(&bytes, path) {
             assert!(loaded.whole == loaded.notices.is_empty());
+        }
+    }
+    for bytes in [data.to_vec(), encode_sealed(&BackupManifest::default(), 0, data)] {
+        if let Ok(backup) = BackupManifest::decode(&bytes, path) {
+            assert!(BackupManifest::decode(&backup.encode(0), path).is_ok_and(|b| b == backup));
         }
     }
 }

@@ -13,6 +13,7 @@
 //! [`Manifest`] owns the file, [`ManifestState`] is what it says; the caller keeps both behind one
 //! lock. Called by `db`, flush and compaction.
 
+mod backup;
 mod edit;
 mod fuzz;
 mod live;
@@ -25,6 +26,7 @@ mod state;
 #[cfg(test)]
 mod state_tests;
 
+pub(crate) use backup::BackupManifest;
 pub(crate) use edit::{Change, Edit, RunNo, SegmentMeta};
 pub use fuzz::manifest_bytes;
 pub(crate) use live::{
@@ -34,4 +36,4 @@ pub(crate) use live::{
 pub(crate) use manifest::{MANIFEST_NAME, MANIFEST_NEW_NAME, Manifest};
 pub(crate) use run_cursor::RunCursor;
 pub(crate) use salvage::{Salvaged, salvage_manifest};
-pub(crate) use state::ManifestState;
+pub(crate) use state::{KeyspaceState, ManifestState};

@@ -346,7 +346,7 @@ impl Case {
     /// An operation gave a proper error: what can be seen of it now, and what is left of it?
     fn failed(&mut self, op: &Op, was_refused: bool) -> Result<(), String> {
         self.crash(&format!("when {op:?} failed"))?;
-        if matches!(op, Op::Flush | Op::Step | Op::Idle | Op::Compact(_)) {
+        if matches!(op, Op::Flush | Op::Step | Op::Idle | Op::Compact(_) | Op::Checkpoint) {
             self.work_failed = true;
         }
         if self.runner.db.is_none() {

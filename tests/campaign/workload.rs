@@ -73,6 +73,8 @@ pub enum Op {
     Read,
     /// Takes a snapshot, or compares it and lets go of it if there is one.
     Snapshot,
+    /// Makes a copy and compares it.
+    Checkpoint,
     /// Closes the database and opens it again.
     Close,
     /// Drops it without closing it, and opens it again.
@@ -103,6 +105,7 @@ impl fmt::Debug for Op {
             Op::Idle => write!(f, "Idle"),
             Op::Read => write!(f, "Read"),
             Op::Snapshot => write!(f, "Snapshot"),
+            Op::Checkpoint => write!(f, "Checkpoint"),
             Op::Close => write!(f, "Close"),
             Op::Kill => write!(f, "Kill"),
         }
@@ -144,7 +147,8 @@ pub fn operations(seed: u64, count: usize) -> Vec<Op> {
             87..88 => Op::Drop(1 + rng.below(2) as u8),
             88..91 => Op::Clear(space(&rng)),
             91..93 => Op::Read,
-            93..96 => Op::Snapshot,
+            93..95 => Op::Snapshot,
+            95..96 => Op::Checkpoint,
             96..97 => Op::Close,
             _ => Op::Kill,
         })
@@ -338,7 +342,11 @@ impl Config {
     }
 
     pub fn builder(&self, env: &Env) -> Builder {
-        Db::builder(DIR)
+        self.builder_in(DIR, env)
+    }
+
+    fn builder_in(&self, dir: &str, env: &Env) -> Builder {
+        Db::builder(dir)
             .env(env.clone())
             .background(Background::Manual)
             .compaction(self.compaction)
@@ -365,6 +373,8 @@ pub struct Runner {
     pub db: Option<Db>,
     handles: BTreeMap<u8, Keyspace>,
     snapshot: Option<(Snapshot, Arc<State>)>,
+    /// How many copies were begun.
+    copies: u64,
 }
 
 /// What is wrong, or an error that the database gave.
@@ -393,18 +403,13 @@ impl Runner {
     /// A runner whose database is not open yet.
     pub fn new(env: Env, config: Config, history: History) -> Self {
         let history = Arc::new(Mutex::new(history));
-        Runner { env, config, history, db: None, handles: BTreeMap::new(), snapshot: None }
+        let (handles, snapshot) = (BTreeMap::new(), None);
+        Runner { env, config, history, db: None, handles, snapshot, copies: 0 }
     }
 
     pub fn open(&mut self) -> Result<(), Trouble> {
         let db = self.config.builder(&self.env).open()?;
-        self.handles.clear();
-        for name in db.keyspaces() {
-            let Some(space) = NAMES.iter().position(|n| *n == name) else {
-                return Err(Trouble::Wrong(format!("there is a keyspace {name:?}")));
-            };
-            self.handles.insert(space as u8, db.keyspace(&name)?);
-        }
+        self.handles = handles(&db)?;
         self.db = Some(db);
         self.history.lock().unwrap().all_durable();
         Ok(())
@@ -513,6 +518,13 @@ impl Runner {
                 None => self.snapshot = Some((self.db().snapshot(), now)),
                 Some((snapshot, then)) => self.check_snapshot(&snapshot, &then)?,
             },
+            Op::Checkpoint => {
+                self.copies += 1;
+                let dir = format!("/copies/{}", self.copies);
+                self.db().checkpoint(&dir, &mut |_, _| {})?;
+                durable();
+                self.check_copy(&dir, &now)?;
+            }
             Op::Close => {
                 if let Some(db) = self.drop_db() {
                     db.close()?;
@@ -525,6 +537,19 @@ impl Runner {
                 self.open()?;
             }
         }
+        Ok(())
+    }
+
+    /// A copy is a database of its own, with everything in it.
+    fn check_copy(&self, dir: &str, now: &State) -> Result<(), Trouble> {
+        let builder = self.config.builder_in(dir, &self.env).create_if_missing(false);
+        let copy = builder.open()?;
+        let found = contents(&copy, &handles(&copy)?)?;
+        if found != *now {
+            let what = self.history.lock().unwrap().describe(&found);
+            return Err(Trouble::Wrong(format!("a copy: {what}")));
+        }
+        copy.close()?;
         Ok(())
     }
 
@@ -556,6 +581,18 @@ impl Runner {
         db.check_key_map().map_err(|what| Trouble::Wrong(format!("the key map: {what}")))?;
         self.contents()
     }
+}
+
+/// The keyspaces that there are.
+fn handles(db: &Db) -> Result<BTreeMap<u8, Keyspace>, Trouble> {
+    let mut handles = BTreeMap::new();
+    for name in db.keyspaces() {
+        let Some(space) = NAMES.iter().position(|n| *n == name) else {
+            return Err(Trouble::Wrong(format!("there is a keyspace {name:?}")));
+        };
+        handles.insert(space as u8, db.keyspace(&name)?);
+    }
+    Ok(handles)
 }
 
 fn contents(db: &Db, handles: &BTreeMap<u8, Keyspace>) -> Result<State, Trouble> {

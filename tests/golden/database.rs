@@ -283,31 +283,26 @@ pub type Contents = BTreeMap<(String, Vec<u8>), Vec<u8>>;
 /// Sequence number, kind and value.
 type Version = (u64, u8, Vec<u8>);
 
-/// All live pairs.
-pub fn contents(files: &Files) -> Contents {
-    contents_without(files, "")
+/// The newest versions of the keys of a database.
+struct Newest<'a> {
+    manifest: &'a Manifest,
+    versions: BTreeMap<(u64, Vec<u8>), Version>,
 }
 
-/// What would be live if this segment were empty.
-pub fn contents_without(files: &Files, missing: &str) -> Contents {
-    let manifest = read_manifest(&files["MANIFEST"]);
-    let mut newest: BTreeMap<(u64, Vec<u8>), Version> = BTreeMap::new();
-    let mut see = |keyspace: u64, key: Vec<u8>, seqno: u64, kind: u8, value: Vec<u8>| {
-        let Some((_, clears)) = manifest.keyspaces.get(&keyspace) else { return };
-        if clears.iter().any(|clear| seqno <= *clear) {
+impl Newest<'_> {
+    fn see(&mut self, keyspace: u64, key: Vec<u8>, version: Version) {
+        let Some((_, clears)) = self.manifest.keyspaces.get(&keyspace) else { return };
+        if clears.iter().any(|clear| version.0 <= *clear) {
             return;
         }
-        let known = newest.entry((keyspace, key)).or_default();
-        if known.1 == 0 || seqno > known.0 {
-            *known = (seqno, kind, value);
+        let known = self.versions.entry((keyspace, key)).or_default();
+        if known.1 == 0 || version.0 > known.0 {
+            *known = version;
         }
-    };
-    for (id, line) in &manifest.segments {
-        let name = format!("{id:020}.seg");
-        if name == missing {
-            continue;
-        }
-        let segment = segment::read(&files[&name]);
+    }
+
+    fn see_segment(&mut self, line: &SegmentLine, file: &[u8]) {
+        let segment = segment::read(file);
         let description = &segment.description;
         assert_eq!(description.footer_checksum, line.checksum);
         assert_eq!(description.file_length, line.file_length);
@@ -319,7 +314,30 @@ pub fn contents_without(files: &Files, missing: &str) -> Contents {
         );
         for entry in segment.entries {
             assert!((line.smallest..=line.largest).contains(&entry.seqno));
-            see(line.keyspace, entry.key, entry.seqno, entry.kind, entry.value);
+            self.see(line.keyspace, entry.key, (entry.seqno, entry.kind, entry.value));
+        }
+    }
+
+    fn live(self) -> Contents {
+        let puts = self.versions.into_iter().filter(|(_, (_, kind, _))| *kind == 1);
+        let name = |id: u64| self.manifest.keyspaces[&id].0.clone();
+        puts.map(|((id, key), (_, _, value))| ((name(id), key), value)).collect()
+    }
+}
+
+/// All live pairs.
+pub fn contents(files: &Files) -> Contents {
+    contents_without(files, "")
+}
+
+/// What would be live if this segment were empty.
+pub fn contents_without(files: &Files, missing: &str) -> Contents {
+    let manifest = &read_manifest(&files["MANIFEST"]);
+    let mut newest = Newest { manifest, versions: BTreeMap::new() };
+    for (id, line) in &manifest.segments {
+        let name = format!("{id:020}.seg");
+        if name != missing {
+            newest.see_segment(line, &files[&name]);
         }
     }
     for log in chain(files, manifest.log_floor) {
@@ -333,14 +351,40 @@ pub fn contents_without(files: &Files, missing: &str) -> Contents {
             for op in record.batches.into_iter().flatten() {
                 seqno += 1;
                 if seqno > manifest.flushed {
-                    see(op.keyspace, op.key, seqno, op.kind, op.value);
+                    newest.see(op.keyspace, op.key, (seqno, op.kind, op.value));
                 }
             }
         }
     }
-    newest
-        .into_iter()
-        .filter(|(_, (_, kind, _))| *kind == 1)
-        .map(|((id, key), (_, _, value))| ((manifest.keyspaces[&id].0.clone(), key), value))
-        .collect()
+    newest.live()
+}
+
+/// What a backup of a directory holds, from FORMAT.md section 9 alone; and the names of its segments.
+pub fn backup(files: &Files, number: u64) -> (Contents, Vec<String>) {
+    let file = &files[&format!("{number:020}.backup")];
+    assert_eq!(&file[..8], b"ASHLRBAK");
+    assert_eq!((u32_at(file, 8), u32_at(file, 12)), (1, 0));
+    assert_eq!(u64_at(file, 80), checksum(0, 0, &file[..80]), "header");
+    assert_eq!(u64_at(file, 48), number);
+    assert_eq!(u64_at(file, 64), file.len() as u64 - 88);
+    assert_eq!(u64_at(file, 72), checksum(u64_at(file, 40), 88, &file[88..]), "payload");
+    let mut manifest = Manifest {
+        uuid: file[16..32].to_vec(),
+        hash_seed: u64_at(file, 32),
+        ..Manifest::default()
+    };
+    let mut payload = Input::new(&file[88..]);
+    manifest.apply(payload.bytes());
+    assert_eq!((manifest.log_floor, manifest.next[1]), (1, 2));
+    let mut newest = Newest { manifest: &manifest, versions: BTreeMap::new() };
+    let mut names = Vec::new();
+    for (id, line) in &manifest.segments {
+        let name = format!("{id:020}-{:016x}.seg", line.checksum);
+        assert!(line.largest <= manifest.flushed);
+        assert_eq!(payload.int(8), checksum(0, 0, &files[&name]), "{name}");
+        newest.see_segment(line, &files[&name]);
+        names.push(name);
+    }
+    assert!(payload.is_empty(), "nothing to spare");
+    (newest.live(), names)
 }

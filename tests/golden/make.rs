@@ -560,7 +560,28 @@ pub fn golden() -> Files {
             files.insert(format!("databases/{name}/{file}"), bytes);
         }
     }
+    files.extend(backups().into_iter().map(|(name, bytes)| (format!("backups/{name}"), bytes)));
     files
+}
+
+/// A directory of two backups, which share segments: the second has a keyspace more and a clear.
+fn backups() -> Files {
+    const SAFE: &str = "safe";
+    let database = Database::new(108);
+    let db = &database.db;
+    let back_up = || db.backup(SAFE, &mut |_, _| {}).expect("a backup succeeds");
+    for i in 0..9 {
+        database.put(&format!("shared/{i}"), &format!("value {i}"));
+    }
+    let cleared = db.keyspace("cleared").expect("a keyspace");
+    cleared.put("gone", "by the clear").expect("a put succeeds");
+    back_up();
+    cleared.clear().expect("a clear succeeds");
+    let other = db.keyspace("other").expect("a keyspace");
+    other.put("key", "in another keyspace").expect("a put succeeds");
+    db.delete("shared/3").expect("a delete succeeds");
+    back_up();
+    read_dir(&database.env, Path::new(SAFE))
 }
 
 /// Seeds for the fuzz targets, by path under `fuzz/seeds`.
@@ -588,6 +609,14 @@ pub fn seeds(golden: &Files) -> Files {
     }
     for (path, file) in golden {
         let parts: Vec<&str> = path.split('/').collect();
+        if let ["backups", name] = parts[..]
+            && let Some(number) = name.strip_suffix(".backup")
+        {
+            // The target reads its input as the payload, too.
+            let number = number.trim_start_matches('0');
+            seeds.insert(format!("manifest_reader/backup-{number}"), file.clone());
+            seeds.insert(format!("manifest_reader/backup-{number}-payload"), file[88..].to_vec());
+        }
         let ["databases", database, name] = parts[..] else { continue };
         if matches!(database, "versions" | "versions-hash-run") && name.ends_with(".seg") {
             seeds.insert(format!("segment_reader/{database}"), file.clone());

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 fine, 1 an error in the data, the input or the system, 2 wrong usage, 3 no such key, \
-4 verify found damage, or repair could not save everything, 5 the database is open elsewhere.";
+4 verify or backups found damage, or repair could not save everything, 5 the database is open elsewhere.";
 
 const FORMATS: &str = "\
 Formats:
@@ -45,6 +45,10 @@ pub enum Command {
     Compact(Compact),
     Verify(Verify),
     Repair(Repair),
+    Checkpoint(Checkpoint),
+    Backup(Backup),
+    Backups(BackupList),
+    Restore(Restore),
     Segment(Segment),
     /// List, create or drop keyspaces.
     #[command(subcommand)]
@@ -285,6 +289,54 @@ pub struct Repair {
     /// The directory of the new database, which must be empty or not exist. It cannot be opened before
     /// the repair is complete; after a failure, remove it.
     pub new: PathBuf,
+}
+
+/// Copy a database into another directory, by hard links where that is possible.
+#[derive(Debug, clap::Args)]
+pub struct Checkpoint {
+    /// The database directory.
+    pub db: PathBuf,
+    /// The directory of the copy, which must be empty or not exist. It cannot be opened before the copy
+    /// is complete; after a failure, remove it.
+    pub new: PathBuf,
+}
+
+/// Add a backup of a database to a directory of backups.
+///
+/// Segments that an earlier backup in the directory has are not copied again; those that are, are
+/// looked through for damage.
+#[derive(Debug, clap::Args)]
+pub struct Backup {
+    /// The database directory.
+    pub db: PathBuf,
+    /// The directory of backups, which is made if it is missing.
+    pub dir: PathBuf,
+    /// Afterwards, remove all but this many of the newest backups.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep: Option<u32>,
+}
+
+/// List the backups of a directory. Damage gives exit code 4.
+#[derive(Debug, clap::Args)]
+pub struct BackupList {
+    /// The directory of backups.
+    pub dir: PathBuf,
+    /// Read every byte of each and check it.
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// Make a new database out of a backup. Every byte is checked on the way.
+#[derive(Debug, clap::Args)]
+pub struct Restore {
+    /// The directory of backups.
+    pub dir: PathBuf,
+    /// The directory of the new database, which must be empty or not exist. It cannot be opened before
+    /// everything is there; after a failure, remove it.
+    pub new: PathBuf,
+    /// The number of the backup; without it, the newest.
+    #[arg(long, value_name = "N")]
+    pub number: Option<u64>,
 }
 
 /// Show how a segment file is built: properties, padding, sections, blocks.

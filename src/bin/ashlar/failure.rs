@@ -16,7 +16,7 @@ pub enum Failure {
     Data(String),
     /// The key is not there.
     NotFound(String),
-    /// `verify` found damage, or `repair` could not save everything; it has said where.
+    /// `verify` or `backups` found damage, or `repair` could not save everything; it has said where.
     Damaged(String),
     /// From the library.
     Database(Error),
@@ -64,6 +64,15 @@ impl Failure {
     }
 }
 
+/// Whether a file is a backup's, by its name: its manifest, or a segment with a checksum behind the number.
+fn is_of_backup(file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let number = |digits: &str| digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
+    let is_copy = |name: &str| name.split_once('-').is_some_and(|(digits, _)| number(digits));
+    name.strip_suffix(".backup").is_some_and(number)
+        || name.strip_suffix(".seg").is_some_and(is_copy)
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         Failure::Database(error)
@@ -81,6 +90,9 @@ impl fmt::Display for Failure {
             Failure::Database(error) => {
                 error.fmt(f)?;
                 match error {
+                    Error::Corruption { file, .. } if is_of_backup(file) => {
+                        f.write_str("; `ashlar backups --verify` tells which backups are whole")
+                    }
                     Error::Corruption { .. } => {
                         f.write_str(
                             "; `ashlar verify` tells how much is affected, and `ashlar repair` saves the \

@@ -1,4 +1,4 @@
-//! The `ashlar` command: import, export, look, verify, repair. Thin: everything it does goes through the
+//! The `ashlar` command: import, export, look, verify, repair, copy. Thin: everything it does goes through the
 //! library's public interface.
 //!
 //! Each subcommand is a function that takes its arguments and gives `Ok` or a [`failure::Failure`],
@@ -7,6 +7,7 @@
 
 mod args;
 mod bytes;
+mod copies;
 mod export;
 mod failure;
 mod import;
@@ -51,6 +52,10 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Compact(a) => inspect::compact(a, json),
         Command::Verify(a) => verify::run(a, json),
         Command::Repair(a) => repair::run(a, json),
+        Command::Checkpoint(a) => copies::checkpoint(a, json),
+        Command::Backup(a) => copies::backup(a, json),
+        Command::Backups(a) => copies::list(a, json),
+        Command::Restore(a) => copies::restore(a, json),
         Command::Segment(a) => segment::run(a, json),
         Command::Keyspace(KeyspaceCommand::List(a)) => inspect::list_keyspaces(a, json),
         Command::Keyspace(KeyspaceCommand::Create(a)) => inspect::create_keyspace(a, json),
