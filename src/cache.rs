@@ -21,7 +21,7 @@
 use crate::error::{Error, Result};
 use crate::segment::{BlockCache, FileSource, Frames, MAX_BLOCK_PAGES, Part};
 use crate::slab::Slabs;
-use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, ArcSwapOption, Mutex, Striped, Weak};
 use crate::types::{PAGE, SegmentId};
 use crate::vfs::{OpenMode, Vfs, VfsFile};
@@ -241,6 +241,8 @@ impl BlockCache for SharedCache {
 pub(crate) struct FilePool {
     vfs: Arc<dyn Vfs>,
     limit: usize,
+    /// Whether another process may remove files that are needed here.
+    shared: AtomicBool,
     /// Rises by two with each file that is opened. What is used from then on bears the number
     /// behind: so of two files, the one used since is the younger.
     tick: AtomicU64,
@@ -260,7 +262,14 @@ struct OpenFile(Arc<dyn VfsFile>);
 impl FilePool {
     /// A pool of at most `limit` open files (at least one).
     pub(crate) fn new(vfs: Arc<dyn Vfs>, limit: usize) -> Self {
-        FilePool { vfs, limit: limit.max(1), tick: AtomicU64::new(0), open: Mutex::default() }
+        let (limit, shared) = (limit.max(1), AtomicBool::new(false));
+        FilePool { vfs, limit, shared, tick: AtomicU64::new(0), open: Mutex::default() }
+    }
+
+    /// From now on a file that is missing was removed by another process: no damage, but
+    /// [`Error::Outdated`].
+    pub(crate) fn expect_removals(&self) {
+        self.shared.store(true, Ordering::Relaxed);
     }
 
     /// How many files are open now.
@@ -293,7 +302,13 @@ impl FilePool {
                 None => break,
             }
         }
-        let file = self.vfs.open(path, OpenMode::Read).map_err(|e| Error::io("open", path, e))?;
+        let file = self.vfs.open(path, OpenMode::Read).map_err(|error| {
+            let is_gone = error.kind() == std::io::ErrorKind::NotFound;
+            if is_gone && self.shared.load(Ordering::Relaxed) {
+                return Error::Outdated { path: path.to_path_buf() };
+            }
+            Error::io("open", path, error)
+        })?;
         let tick = self.tick.fetch_add(2, Ordering::Relaxed) + 2;
         slot.used.store(tick, Ordering::Relaxed);
         slot.file.swap(Some(Arc::new(OpenFile(Arc::clone(&file)))));

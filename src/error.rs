@@ -3,6 +3,7 @@
 //! Errors are cheap to clone, because every writer of a commit group gets the same one. Called by
 //! every room.
 
+use crate::types::SeqNo;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -168,6 +169,25 @@ pub enum Error {
     /// The database was closed through another handle.
     #[error("the database is closed")]
     Closed,
+    /// What was opened for reading only is no longer what is there: a writer has removed this file,
+    /// or changed the database faster than it could be read. Open it again.
+    #[error("{} was changed or removed by a writer meanwhile: open again", path.display())]
+    Outdated {
+        /// The file that is gone, or the directory of the database.
+        path: PathBuf,
+    },
+    /// The changes since a number cannot be had from the logs. A copy that needs them must start
+    /// anew, from a state at or after `oldest`.
+    #[error(
+        "the logs only have the changes since {oldest}, and up to {newest}: start anew from a copy"
+    )]
+    ChangesGone {
+        /// The first number since which they can be had.
+        oldest: SeqNo,
+        /// The newest change. A number above it is that of a write that was lost in a crash, or of
+        /// another database.
+        newest: SeqNo,
+    },
 }
 
 impl Error {
@@ -183,7 +203,9 @@ impl Error {
             | Error::NoBackup { .. }
             | Error::KeyspaceNotFound { .. }
             | Error::KeyspaceDropped { .. }
-            | Error::Closed => ErrorKind::Unavailable,
+            | Error::Closed
+            | Error::Outdated { .. }
+            | Error::ChangesGone { .. } => ErrorKind::Unavailable,
             Error::Poisoned { .. } => ErrorKind::Poisoned,
             Error::KeyTooLong { .. }
             | Error::ValueTooLong { .. }

@@ -21,7 +21,8 @@
 //! ```
 //!
 //! [`Db`] is the database: cheap to clone, shared between threads. [`Keyspace`]s are separate sets of
-//! keys in it, [`Snapshot`]s hold a moment, [`RangeIter`]s walk a range from either end. Writes go
+//! keys in it, [`Snapshot`]s hold a moment, [`RangeIter`]s walk a range from either end. A
+//! [`ReadOnlyDb`] reads beside a writer in another process, a [`ChangeIter`] follows what is committed. Writes go
 //! to a log and a memtable, then in the background into immutable segments, which compaction merges.
 //! [`SegmentWriter`] and [`SegmentReader`] use the segment format alone, without a database.
 //!
@@ -63,11 +64,11 @@ pub mod vfs;
 
 pub use compression::Compression;
 pub use db::{
-    Background, BackupInfo, BackupReport, Backups, Builder, Compaction, DEFAULT_KEYSPACE,
-    DamagedPlace, DatabaseReport, Db, Durability, IterOptions, KeyMapStats, Keyspace,
-    KeyspaceStats, LevelStats, LogReport, LostPlace, MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, ReadStats,
-    RepairReport, SavedKeyspace, SegmentReport, SegmentSummary, Snapshot, Stats, Uncertainty,
-    WriteBatch,
+    Background, BackupInfo, BackupReport, Backups, Builder, Change, ChangeBatch, ChangeIter,
+    ChangedKeyspace, Compaction, DEFAULT_KEYSPACE, DamagedPlace, DatabaseReport, Db, Durability,
+    IterOptions, KeyMapStats, Keyspace, KeyspaceStats, LevelStats, LogReport, LostPlace,
+    MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, ReadOnlyDb, ReadOnlyKeyspace, ReadStats, RepairReport,
+    SavedKeyspace, SegmentReport, SegmentSummary, Snapshot, Stats, Uncertainty, WriteBatch,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use iter::RangeIter;

@@ -263,14 +263,50 @@ fn exit_codes_tell_what_happened() {
 fn a_database_that_is_open_elsewhere_gives_exit_code_5() {
     let place = Place::new();
     let db = ashlardb::Db::open(place.path("db")).expect("it opens");
-    for arguments in [&["get", "db", "k"][..], &["set", "db", "k", "v"], &["verify", "db"]] {
+    for arguments in [&["rm", "db", "k"][..], &["set", "db", "k", "v"], &["verify", "db"]] {
         place.fails(5, arguments);
     }
-    let message = place.fails(5, &["get", "db", "k", "--json"]);
+    let message = place.fails(5, &["rm", "db", "k", "--json"]);
     let report: Value = serde_json::from_str(&message).expect("a JSON document");
     assert_eq!(report["code"], json!(5));
     db.close().expect("it closes");
     place.fails(3, &["get", "db", "k"]);
+}
+
+#[test]
+fn commands_that_only_read_do_so_beside_a_writer_and_leave_no_trace() {
+    let place = Place::new();
+    let db =
+        ashlardb::Db::builder(place.path("db")).keep_log_bytes(1 << 20).open().expect("it opens");
+    db.put("a", "1").expect("a write");
+    db.flush().expect("a flush");
+    let mut batch = ashlardb::WriteBatch::new();
+    batch.delete("a").put("b\t", "2").put_in(&db.keyspace("fruit").expect("a keyspace"), "c", "3");
+    db.write(batch).expect("a write");
+    let before = files(&place.path("db"));
+    assert_eq!(place.ok(&["get", "db", "c", "--keyspace", "fruit"]), "3\n");
+    assert_eq!(place.ok(&["scan", "db"]), "b\\t\t2\n");
+    assert_eq!(place.ok(&["export", "db", "-", "--format", "tsv"]), "b\\t\t2\n");
+    assert_eq!(place.ok(&["keyspace", "list", "db"]), "default\nfruit\n");
+    assert!(place.ok(&["stats", "db"]).contains("keyspace fruit"));
+    let changes = "0\tkeyspaces\tdefault\n1\tput\tdefault\ta\t1\n1\tkeyspaces\tdefault\tfruit\n\
+                   4\tdelete\tdefault\ta\n4\tput\tdefault\tb\\t\t2\n4\tput\tfruit\tc\t3\n";
+    assert_eq!(place.ok(&["changes", "db"]), changes);
+    let json = place.ok(&["changes", "db", "--since", "1", "--json"]);
+    let last: Value = serde_json::from_str(json.lines().last().expect("a line")).expect("JSON");
+    assert_eq!(last["changes"][2], json!({ "put": "fruit", "key": "c", "value": "3" }));
+    assert!(place.fails(1, &["changes", "db", "--since", "9"]).contains("up to 4"));
+    assert_eq!(files(&place.path("db")), before);
+    db.close().expect("it closes");
+}
+
+/// The files of a directory, with their bytes.
+fn files(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = fs::read_dir(directory).expect("a directory");
+    let paths = entries.map(|entry| entry.expect("it can be listed").path());
+    let mut files: Vec<_> = paths.map(|p| (p.clone(), fs::read(p).expect("readable"))).collect();
+    files.sort();
+    files
 }
 
 #[test]

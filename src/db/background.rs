@@ -82,21 +82,30 @@ impl Inner {
         self: &Arc<Self>,
         compactions: usize,
     ) -> Result<Vec<JoinHandle<()>>> {
-        let start = |name: &str, work: fn(&Inner) -> Result<bool>| {
-            let inner = Arc::clone(self);
-            std::thread::Builder::new()
-                .name(format!("ashlar-{name}"))
-                .spawn(move || inner.work_loop(work))
-                .map_err(|e| Error::io("start a thread for", &self.home.dir, e))
-        };
-        let mut threads = vec![start("flush", Inner::flush_oldest)?];
-        if self.options.key_map().budget_bytes > 0 {
-            threads.push(start("map", |inner| Ok(inner.fill_map()))?);
-        }
+        let mut threads = vec![self.start_thread("flush", Inner::flush_oldest)?];
+        threads.extend(self.start_map_thread()?);
         for _ in 0..compactions {
-            threads.push(start("compact", Inner::compact_one)?);
+            threads.push(self.start_thread("compact", Inner::compact_one)?);
         }
         Ok(threads)
+    }
+
+    /// Starts the thread that fills the key map, if there is one.
+    pub(super) fn start_map_thread(self: &Arc<Self>) -> Result<Option<JoinHandle<()>>> {
+        let is_used = self.options.key_map().budget_bytes > 0;
+        is_used.then(|| self.start_thread("map", |inner| Ok(inner.fill_map()))).transpose()
+    }
+
+    fn start_thread(
+        self: &Arc<Self>,
+        name: &str,
+        work: fn(&Inner) -> Result<bool>,
+    ) -> Result<JoinHandle<()>> {
+        let inner = Arc::clone(self);
+        std::thread::Builder::new()
+            .name(format!("ashlar-{name}"))
+            .spawn(move || inner.work_loop(work))
+            .map_err(|e| Error::io("start a thread for", &self.home.dir, e))
     }
 
     /// Does one kind of work whenever it is due, until the threads are to stop.
@@ -542,8 +551,10 @@ impl Inner {
             let mut sync = self.sync.lock();
             sync.older.retain(|(id, _)| *id >= floor);
         }
+        let kept = self.shelf.retire(floor);
         let removed = crate::version::remove_leftovers(&self.home.env, &self.home.dir, |name| {
-            crate::wal::parse_log_file_name(name).is_some_and(|id| id < floor)
+            let id = crate::wal::parse_log_file_name(name).filter(|id| *id < floor);
+            id.is_some_and(|id| !kept.contains(&id))
         });
         if let Err(error) = removed {
             tracing::warn!(%error, "cannot remove an old log; the next flush tries again");

@@ -205,7 +205,15 @@ impl Inner {
             self.rotate(writer)?;
         }
         writer.log.mark_durable(self.sync.durable_in_current());
-        writer.log.append_witness(self.manifest_edit.load(Ordering::Acquire))
+        let edit = self.manifest_edit.load(Ordering::Acquire);
+        if writer.log.witnessed() < edit { self.begin_group(writer, edit) } else { Ok(()) }
+    }
+
+    /// Before the first group of a log, and after an edit of the manifest.
+    #[cold]
+    fn begin_group(&self, writer: &mut Writer, edit: u64) -> Result<()> {
+        writer.log.append_witness(edit)?;
+        self.tell_keyspaces(writer)
     }
 
     /// Appends the group whose operations were put into the log's payload. `durability` says whether
@@ -247,6 +255,7 @@ impl Inner {
         // numbers that nothing was written under, and stay until what comes next is flushed.
         let is_empty = writer.active.table.entries() == 0;
         let slot = MemSlot::new(if is_empty { writer.active.first_log } else { id });
+        self.shelf.begin(id, writer.log.last_seqno(), writer.log.end());
         self.sync.begin_log(log.file(), (id, log.end()));
         writer.active.last_seqno.store(writer.log.last_seqno().0, Ordering::Release);
         writer.log.cut_ahead();

@@ -38,7 +38,7 @@ impl Db {
 }
 
 impl Inner {
-    fn segments(&self) -> Vec<SegmentSummary> {
+    pub(super) fn segments(&self) -> Vec<SegmentSummary> {
         let version = self.state.load_full().version.clone();
         let mut cores: Vec<_> = self.keyspaces.lock().values().cloned().collect();
         cores.sort_by(|a, b| a.name.cmp(&b.name));

@@ -12,6 +12,7 @@ use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::types::{KeyspaceId, SegmentId, SeqNo};
 use crate::version::{Change, Edit, RunNo, Segment, Tree, Version};
+use crate::wal::{KeyspaceNote, NotedKeyspace};
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -69,7 +70,41 @@ impl Inner {
         self.witness(&mut writer);
         let core = Self::keyspace_core(self.database, committer.state.hash_seed, id, name);
         self.keyspaces.lock().insert(name.to_owned(), Arc::clone(&core));
+        self.tell(&mut writer, || KeyspaceNote::One(noted(&core, SeqNo::ZERO)));
         Ok(core)
+    }
+
+    /// Sees to it that the log says which keyspaces there are, if change feeds are wanted. Before anything
+    /// in a log takes a number.
+    pub(super) fn tell_keyspaces(&self, writer: &mut Writer) -> Result<()> {
+        if !self.shelf.is_used() || writer.log.tells_keyspaces() {
+            return Ok(());
+        }
+        let state = self.state.load();
+        let last_clear = |id| state.version.trees.get(&id)?.clears.last().copied();
+        let keyspaces = self.keyspaces.lock();
+        let all =
+            keyspaces.values().map(|core| noted(core, last_clear(core.id).unwrap_or_default()));
+        let mut all: Vec<_> = all.collect();
+        drop(keyspaces);
+        all.sort_unstable_by_key(|keyspace| keyspace.id);
+        writer.log.append_keyspaces(&KeyspaceNote::All(all))
+    }
+
+    /// Tells change feeds what was just done to a keyspace. If that fails, another log will be begun, which
+    /// says it all.
+    fn tell(&self, writer: &mut Writer, note: impl FnOnce() -> KeyspaceNote) {
+        if !self.shelf.is_used() {
+            return;
+        }
+        let told = if writer.log.tells_keyspaces() {
+            writer.log.append_keyspaces(&note())
+        } else {
+            self.tell_keyspaces(writer)
+        };
+        if let Err(error) = told {
+            tracing::warn!(%error, "cannot note in the log what was done to a keyspace");
+        }
     }
 
     /// Notes in the log that the manifest's last edit is durable, so that an older manifest is not
@@ -110,6 +145,7 @@ impl Inner {
         self.witness(&mut writer);
         core.dropped.store(true, Ordering::Release);
         self.keyspaces.lock().remove(name);
+        self.tell(&mut writer, || KeyspaceNote::Dropped(core.id));
         let gone: Vec<_> =
             committer.live.values().filter(|s| s.meta.keyspace == core.id).cloned().collect();
         for segment in &gone {
@@ -133,6 +169,7 @@ impl Inner {
             if writer.log.must_rotate() {
                 self.rotate(&mut writer)?;
             }
+            self.tell_keyspaces(&mut writer)?;
             // A sequence number of its own, so that a snapshot of the moment before is not
             // touched. The log is synced up to it: the clear is durable, so what came before it
             // must be.
@@ -150,6 +187,8 @@ impl Inner {
             self.commit_edit(&mut committer, Edit { changes })?;
             self.publish_version(&Version::build(&committer.state, &committer.live));
             drop(committer);
+            // In front of the number: who sees that finds out what it stands for.
+            self.tell(&mut writer, || KeyspaceNote::One(noted(core, seqno)));
             self.visible.store(seqno.0, Ordering::Release);
             self.witness(&mut writer);
         }
@@ -335,4 +374,8 @@ impl Inner {
             self.progress.wait_for(&mut background, Duration::from_millis(100));
         }
     }
+}
+
+fn noted(core: &KeyspaceCore, cleared: SeqNo) -> NotedKeyspace {
+    NotedKeyspace { id: core.id, name: core.name.clone(), cleared }
 }

@@ -17,17 +17,20 @@
 mod background;
 mod backup;
 mod batch;
+mod changes;
 mod commit;
 mod copy;
 mod keyspace;
 mod keyspace_core;
 mod layout;
+mod log_shelf;
 mod maintenance;
 mod open;
 mod options;
 mod point;
 mod queue;
 mod read;
+mod read_only;
 mod refill;
 mod repair;
 mod repair_cursor;
@@ -41,10 +44,12 @@ mod verify;
 
 pub use backup::{BackupInfo, BackupReport, Backups};
 pub use batch::{MAX_BATCH_BYTES, WriteBatch};
+pub use changes::{Change, ChangeBatch, ChangeIter, ChangedKeyspace};
 pub use keyspace::{DEFAULT_KEYSPACE, Keyspace, MAX_KEYSPACE_NAME};
 pub use layout::SegmentSummary;
 pub use options::{Background, Builder, Compaction, Durability, IterOptions};
 pub use point::ReadStats;
+pub use read_only::{ReadOnlyDb, ReadOnlyKeyspace};
 pub use repair_report::{LostPlace, RepairReport, SavedKeyspace, Uncertainty};
 pub use snapshot::Snapshot;
 pub use stats::{KeyMapStats, KeyspaceStats, LevelStats, Stats};
@@ -62,6 +67,7 @@ use crate::vfs::{VfsFile, VfsLock};
 use background::BackgroundState;
 use commit::Writer;
 use keyspace_core::KeyspaceCore;
+use log_shelf::LogShelf;
 use options::Options;
 use queue::CommitQueue;
 use read::{ReadFrom, forward_reads};
@@ -174,6 +180,8 @@ pub(crate) struct Inner {
     ids: Ids,
     queue: CommitQueue<WriteBatch, Result<Position>>,
     writer: Mutex<Writer>,
+    /// The logs that change feeds can read.
+    shelf: Arc<LogShelf>,
     sync: Syncer<Arc<dyn VfsFile>>,
     committer: Mutex<Committer>,
     /// Held while `state` is replaced.
@@ -213,8 +221,8 @@ pub(crate) struct Inner {
     /// Publishes the read state before the map knows the new segments: a mistake for tests to find.
     #[cfg(test)]
     publish_before_map: AtomicBool,
-    /// Keeps other processes out. Last, so that it is released last.
-    _lock: Box<dyn VfsLock>,
+    /// Keeps other writers out; none if it is open for reading only. Last, so that it is released last.
+    _lock: Option<Box<dyn VfsLock>>,
 }
 
 impl std::fmt::Debug for Handle {

@@ -7,6 +7,7 @@
 use super::background::BackgroundState;
 use super::commit::Writer;
 use super::keyspace::{DEFAULT_KEYSPACE, Keyspace};
+use super::log_shelf::LogShelf;
 use super::options::{Background, Options};
 use super::queue::CommitQueue;
 use super::refill::{Filler, MAX_REPLAYED_LOGS, Memtables};
@@ -24,12 +25,12 @@ use crate::sync::{Arc, ArcSwap, Condvar, Mutex, Striped};
 use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
 use crate::version::{
     Change, Edit, LiveSegments, MANIFEST_NAME, MANIFEST_NEW_NAME, Manifest, ManifestState, RunNo,
-    Segment, SegmentHome, Version, parse_segment_file_name, remove_leftovers,
+    Segment, SegmentHome, Unsettled, Version, parse_segment_file_name, remove_leftovers,
 };
 use crate::vfs::{Env, OpenMode, VfsLock};
 use crate::wal::{
-    LOG_HEADER_LEN, LogWriter, Recovery, Replayed, log_file_name, parse_log_file_name, remove_logs,
-    renew, replay,
+    LOG_HEADER_LEN, LogWriter, Recovery, Replayed, feed_logs, log_file_name, parse_log_file_name,
+    remove_logs, renew, replay,
 };
 use std::collections::HashMap;
 use std::path::Path;
@@ -163,19 +164,42 @@ fn create(env: &Env, dir: &Path) -> Result<()> {
 
 /// What replaying the logs gave, before anything was changed. Some of it may still be on its way into
 /// the memtables.
-struct Read {
-    filler: Filler,
-    replayed: Replayed,
-    notices: Vec<String>,
+pub(super) struct Read {
+    pub(super) filler: Filler,
+    pub(super) replayed: Replayed,
+    pub(super) notices: Vec<String>,
+}
+
+/// Everything that opening reads. All of it was found sound, and nothing was changed.
+pub(super) struct Loaded {
+    pub(super) home: SegmentHome,
+    pub(super) unsettled: Unsettled,
+    pub(super) state: ManifestState,
+    pub(super) live: LiveSegments,
+    pub(super) read: Read,
+    pub(super) notices: Vec<String>,
 }
 
 /// A database with a log to write to.
-struct Recovered {
-    active: Arc<MemSlot>,
-    frozen: Vec<Arc<MemSlot>>,
-    last_seqno: SeqNo,
-    log: LogWriter,
-    notices: Vec<String>,
+pub(super) struct Recovered {
+    pub(super) active: Arc<MemSlot>,
+    pub(super) frozen: Vec<Arc<MemSlot>>,
+    pub(super) last_seqno: SeqNo,
+    pub(super) log: LogWriter,
+    pub(super) notices: Vec<String>,
+}
+
+/// What a database is put together from.
+pub(super) struct Parts {
+    pub(super) options: Options,
+    pub(super) home: SegmentHome,
+    pub(super) manifest: Manifest,
+    pub(super) state: ManifestState,
+    pub(super) live: LiveSegments,
+    pub(super) recovered: Recovered,
+    pub(super) shelf: LogShelf,
+    pub(super) notices: Vec<String>,
+    pub(super) lock: Option<Box<dyn VfsLock>>,
 }
 
 /// Replays the logs into memtables and changes nothing: a database that is refused is left as it is.
@@ -283,6 +307,35 @@ fn begin_log(
     Ok(Recovered { active, frozen, last_seqno, log, notices })
 }
 
+/// What the segments of a database in `dir` share.
+pub(super) fn segment_home(env: Env, dir: &Path, options: &Options) -> SegmentHome {
+    SegmentHome {
+        dir: dir.to_path_buf(),
+        cache: Arc::new(SharedCache::new(options.cache_bytes)),
+        files: Arc::new(FilePool::new(Arc::clone(&env.vfs), options.max_open_files)),
+        points: if options.hash_runs { PointIndex::HashRun } else { PointIndex::Filter },
+        env,
+    }
+}
+
+/// Opens the segments that a manifest names, and reads the logs.
+pub(super) fn load(
+    home: SegmentHome,
+    options: &Options,
+    (unsettled, state, notices): (Unsettled, ManifestState, Vec<String>),
+) -> Result<Loaded> {
+    if state.keyspaces.get(&DEFAULT_ID).is_none_or(|k| k.name != DEFAULT_KEYSPACE) {
+        let path = home.dir.join(MANIFEST_NAME);
+        return Err(Error::corruption(&path, 0, "the default keyspace is missing"));
+    }
+    let mut live = LiveSegments::new();
+    for meta in state.segments.values() {
+        live.insert(meta.id, Segment::open(&home, meta.clone(), false)?);
+    }
+    let read = read_logs(&home.env, &home.dir, options, &state)?;
+    Ok(Loaded { home, unsettled, state, live, read, notices })
+}
+
 fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inner, Background)> {
     let env = options.env.clone();
     let span = tracing::info_span!("open", dir = %dir.display());
@@ -291,22 +344,9 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
     if !env.vfs.exists(&manifest_path).map_err(|e| Error::io("look for", &manifest_path, e))? {
         create(&env, dir)?;
     }
-    let (mut unsettled, mut state, mut notices) = Manifest::load(&env, dir)?;
-    if state.keyspaces.get(&DEFAULT_ID).is_none_or(|k| k.name != DEFAULT_KEYSPACE) {
-        return Err(Error::corruption(&manifest_path, 0, "the default keyspace is missing"));
-    }
-    let home = SegmentHome {
-        env: env.clone(),
-        dir: dir.to_path_buf(),
-        cache: Arc::new(SharedCache::new(options.cache_bytes)),
-        files: Arc::new(FilePool::new(Arc::clone(&env.vfs), options.max_open_files)),
-        points: if options.hash_runs { PointIndex::HashRun } else { PointIndex::Filter },
-    };
-    let mut live = LiveSegments::new();
-    for meta in state.segments.values() {
-        live.insert(meta.id, Segment::open(&home, meta.clone(), false)?);
-    }
-    let read = read_logs(&env, dir, &options, &state)?;
+    let home = segment_home(env.clone(), dir, &options);
+    let loaded = load(home, &options, Manifest::load(&env, dir)?)?;
+    let Loaded { home, mut unsettled, mut state, live, read, mut notices } = loaded;
     if read.replayed.manifest_edit > state.edit_number {
         // Accepted by point-in-time recovery. The log's word for later edits stays, so the edits to
         // come are numbered on behind these, or no other open would accept the database again.
@@ -321,88 +361,124 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
     // else is.
     let mut manifest = unsettled.settle(&state)?;
     let threads = options.background != Background::Manual;
-    let recovered = begin_log(&env, dir, &state, read, threads)?;
-    notices.extend(recovered.notices);
-    let last_seqno = recovered.last_seqno;
-    notices.extend(undo_clears(last_seqno, &mut manifest, &mut state)?);
+    let replayed_to = read.replayed.last_log;
+    let mut recovered = begin_log(&env, dir, &state, read, threads)?;
+    notices.append(&mut recovered.notices);
+    notices.extend(undo_clears(recovered.last_seqno, &mut manifest, &mut state)?);
     for notice in &notices {
         tracing::warn!(%notice, "found at open");
     }
+    let shelf = find_shelf(&env, dir, &options, &state, replayed_to);
+    shelf.begin(recovered.log.id(), recovered.last_seqno, 0);
+    let kept = shelf.retire(state.log_floor);
     // Everything needed was read: what the manifest does not name can go.
     remove_leftovers(&env, dir, |name| {
         name == MANIFEST_NEW_NAME
             || parse_segment_file_name(name).is_some_and(|id| !state.segments.contains_key(&id))
-            || parse_log_file_name(name).is_some_and(|id| id < state.log_floor)
+            || parse_log_file_name(name)
+                .is_some_and(|id| id < state.log_floor && !kept.contains(&id))
     })?;
-
-    static DATABASES: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
-    let database = DATABASES.fetch_add(1, Ordering::Relaxed);
-    let keyspaces: HashMap<_, _> = state
-        .keyspaces
-        .iter()
-        .map(|(id, keyspace)| {
-            let name = &keyspace.name;
-            (name.clone(), Inner::keyspace_core(database, state.hash_seed, *id, name))
-        })
-        .collect();
-    let version = Arc::new(Version::build(&state, &live));
-    let keymap = KeyMap::new(options.key_map());
-    // Reads nothing: the shards are filled in the background.
-    let added: Vec<_> = live.values().map(|s| (Arc::clone(s), s.rank())).collect();
-    keymap.apply(MapEdit { added: &added, removed: &[], moved: &[], is_flush: false });
-    let ids = Ids {
-        segment: AtomicU64::new(state.next_segment.0),
-        log: AtomicU64::new(recovered.log.id().0.saturating_add(1)),
-        run: AtomicU64::new(state.next_run.0),
-    };
-    let position = (recovered.log.id(), recovered.log.end());
-    let strategy = options.strategy();
     let background = options.background;
-    let work = BackgroundState::starting(home.env.clock.monotonic());
-    let manifest_edit = AtomicU64::new(state.edit_number);
-    let inner = Inner {
-        home,
-        strategy,
-        database,
-        hash_seed: state.hash_seed,
-        log_salt: uuid_salt(&state.uuid),
-        ids,
-        queue: CommitQueue::default(),
-        sync: Syncer::new(recovered.log.file(), position),
-        writer: Mutex::new(Writer { log: recovered.log, active: Arc::clone(&recovered.active) }),
-        committer: Mutex::new(Committer { manifest, state, live }),
-        state_change: Mutex::new(()),
-        state: ArcSwap::from_pointee(ReadState {
-            active: recovered.active,
-            frozen: recovered.frozen,
-            version,
-        }),
-        keymap,
-        reads: Striped::default(),
-        manifest_edit,
-        visible: AtomicU64::new(last_seqno.0),
-        snapshots: SnapshotList::default(),
-        keyspaces: Mutex::new(keyspaces),
-        background: Mutex::new(work),
-        quarantined: Mutex::new(HashMap::new()),
-        work: Condvar::new(),
-        progress: Condvar::new(),
-        pressure: AtomicU32::new(0),
-        last_buffer: AtomicBool::new(false),
-        closed: AtomicBool::new(false),
-        flush_failed: AtomicBool::new(false),
-        poisoned: Mutex::new(None),
-        is_poisoned: AtomicBool::new(false),
-        counters: super::stats::Counters::default(),
-        recovery_notices: notices,
-        #[cfg(test)]
-        publish_before_map: AtomicBool::new(false),
-        options,
-        _lock: lock,
-    };
+    let lock = Some(lock);
+    let parts = Parts { options, home, manifest, state, live, recovered, shelf, notices, lock };
+    let inner = parts.assemble();
     inner.settle_floor()?;
     inner.update_pressure();
     Ok((inner, background))
+}
+
+/// The logs that change feeds can read, if there are to be any. `replayed_to` is where the last log ends
+/// that was replayed.
+fn find_shelf(
+    env: &Env,
+    dir: &Path,
+    options: &Options,
+    state: &ManifestState,
+    replayed_to: Option<(LogId, u64)>,
+) -> LogShelf {
+    let budget = options.keep_log_bytes;
+    let found = match replayed_to.filter(|_| budget > 0) {
+        Some(newest) => {
+            feed_logs(env, dir, uuid_salt(&state.uuid), newest, state.log_floor, budget)
+        }
+        None => Vec::new(),
+    };
+    LogShelf::new(budget, found)
+}
+
+impl Parts {
+    /// The database. Nothing is read or written.
+    pub(super) fn assemble(self) -> Inner {
+        let Parts { options, home, manifest, state, live, recovered, shelf, notices, lock } = self;
+        static DATABASES: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+        let database = DATABASES.fetch_add(1, Ordering::Relaxed);
+        let keyspaces: HashMap<_, _> = state
+            .keyspaces
+            .iter()
+            .map(|(id, keyspace)| {
+                let name = &keyspace.name;
+                (name.clone(), Inner::keyspace_core(database, state.hash_seed, *id, name))
+            })
+            .collect();
+        let version = Arc::new(Version::build(&state, &live));
+        let keymap = KeyMap::new(options.key_map());
+        // Reads nothing: the shards are filled in the background.
+        let added: Vec<_> = live.values().map(|s| (Arc::clone(s), s.rank())).collect();
+        keymap.apply(MapEdit { added: &added, removed: &[], moved: &[], is_flush: false });
+        let ids = Ids {
+            segment: AtomicU64::new(state.next_segment.0),
+            log: AtomicU64::new(recovered.log.id().0.saturating_add(1)),
+            run: AtomicU64::new(state.next_run.0),
+        };
+        let position = (recovered.log.id(), recovered.log.end());
+        let strategy = options.strategy();
+        let work = BackgroundState::starting(home.env.clock.monotonic());
+        let manifest_edit = AtomicU64::new(state.edit_number);
+        Inner {
+            home,
+            strategy,
+            database,
+            hash_seed: state.hash_seed,
+            log_salt: uuid_salt(&state.uuid),
+            ids,
+            queue: CommitQueue::default(),
+            shelf: Arc::new(shelf),
+            sync: Syncer::new(recovered.log.file(), position),
+            writer: Mutex::new(Writer {
+                log: recovered.log,
+                active: Arc::clone(&recovered.active),
+            }),
+            committer: Mutex::new(Committer { manifest, state, live }),
+            state_change: Mutex::new(()),
+            state: ArcSwap::from_pointee(ReadState {
+                active: recovered.active,
+                frozen: recovered.frozen,
+                version,
+            }),
+            keymap,
+            reads: Striped::default(),
+            manifest_edit,
+            visible: AtomicU64::new(recovered.last_seqno.0),
+            snapshots: SnapshotList::default(),
+            keyspaces: Mutex::new(keyspaces),
+            background: Mutex::new(work),
+            quarantined: Mutex::new(HashMap::new()),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+            pressure: AtomicU32::new(0),
+            last_buffer: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            flush_failed: AtomicBool::new(false),
+            poisoned: Mutex::new(None),
+            is_poisoned: AtomicBool::new(false),
+            counters: super::stats::Counters::default(),
+            recovery_notices: notices,
+            #[cfg(test)]
+            publish_before_map: AtomicBool::new(false),
+            options,
+            _lock: lock,
+        }
+    }
 }
 
 impl Inner {

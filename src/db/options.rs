@@ -5,7 +5,7 @@
 //! file; compression, filter and size options act on files written from then on. The key-hash seed
 //! and the keyspaces are the database's own and are in its manifest.
 
-use super::{DatabaseReport, Db, RepairReport};
+use super::{DatabaseReport, Db, ReadOnlyDb, RepairReport};
 use crate::compaction::{ALPHA_BUSY, ALPHA_CALM, Fifo, LazyLeveling, Leveled, Strategy, Tiered};
 use crate::compression::Compression;
 use crate::error::{Error, Result};
@@ -120,6 +120,7 @@ pub(crate) struct Options {
     pub(crate) level0_runs: Option<usize>,
     pub(crate) level1_bytes: u64,
     pub(crate) recovery: Recovery,
+    pub(crate) keep_log_bytes: u64,
 }
 
 /// Opens a database with options. See [`Db::builder`].
@@ -155,6 +156,7 @@ impl Builder {
                 level0_runs: None,
                 level1_bytes: 256 << 20,
                 recovery: Recovery::default(),
+                keep_log_bytes: 0,
             },
         }
     }
@@ -298,6 +300,15 @@ impl Builder {
         self
     }
 
+    /// How many bytes of logs are kept for [`Db::changes_since`] beyond those that recovery needs, the
+    /// newest first. Default 0: logs go as soon as they are flushed, and there are no change feeds. With
+    /// more than that each log also says which keyspaces there are. What is kept costs room on the disk and
+    /// nothing else: opening replays no more. Opening with 0 removes it.
+    pub fn keep_log_bytes(mut self, bytes: u64) -> Self {
+        self.options.keep_log_bytes = bytes;
+        self
+    }
+
     /// Opens the database, recovering what a crash left.
     ///
     /// Reads the manifest, each segment's footer and properties, and the logs that are not flushed.
@@ -314,6 +325,29 @@ impl Builder {
     pub fn open(self) -> Result<Db> {
         self.options.validate()?;
         Db::open_with(&self.path, self.options)
+    }
+
+    /// Opens the database to read it as it is now, also while another process, or this one, has it open for
+    /// writing. Nothing is written, created, renamed or removed, and no lock is taken or asked for: any
+    /// number may do this at once, in a directory that cannot be written to as well. See [`ReadOnlyDb`] for
+    /// what it then shows, and for how long.
+    ///
+    /// Reads what [`open`](Self::open) reads, the manifest twice: the logs that are not flushed are
+    /// replayed into memory. If a writer changes too much in between, it begins again, up to 20 times with
+    /// short rests. Of the options, those about reading matter: `env`, `cache_bytes`, `key_map_bytes`,
+    /// `hash_runs`, `max_open_files`, `recovery`; and `write_buffer_bytes` and `background` in so far
+    /// as that the logs are replayed in two threads, and the key map filled by another, unless it is
+    /// [`Background::Manual`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`]; [`Error::NotADatabase`] if there is none, whatever
+    /// [`create_if_missing`](Self::create_if_missing) says; [`Error::Outdated`] if a writer was faster each
+    /// time: try again; [`Error::UnsupportedFormat`]; [`Error::Corruption`] with file and offset;
+    /// [`Error::Io`]. With [`Recovery::Strict`] a writer that is just writing looks like a torn tail.
+    pub fn open_read_only(self) -> Result<ReadOnlyDb> {
+        self.options.validate()?;
+        ReadOnlyDb::open_with(&self.path, self.options)
     }
 
     /// Reads every byte of a database that is not open and checks it: the manifest, the logs that are

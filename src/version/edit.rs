@@ -104,6 +104,20 @@ pub(crate) struct Edit {
 }
 
 impl Edit {
+    /// Whether it creates, drops or clears a keyspace: what its other changes do, reads do not see.
+    pub(super) fn is_seen(&self) -> bool {
+        let is_seen = |change: &Change| match change {
+            Change::CreateKeyspace { .. } | Change::DropKeyspace(_) | Change::Clear { .. } => true,
+            Change::AddSegment(_)
+            | Change::RemoveSegment(_)
+            | Change::LogFloor(_)
+            | Change::Flushed(_)
+            | Change::Next { .. }
+            | Change::ForgetClears { .. } => false,
+        };
+        self.changes.iter().any(is_seen)
+    }
+
     /// Appends the edit's bytes.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let mut body = Vec::new();

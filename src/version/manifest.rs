@@ -91,11 +91,25 @@ impl Manifest {
     ///
     /// [`Error::Io`] also if there is none; [`Error::Corruption`], [`Error::UnsupportedFormat`].
     pub(crate) fn load(env: &Env, dir: &Path) -> Result<(Unsettled, ManifestState, Vec<String>)> {
+        Manifest::load_in(env, dir, OpenMode::ReadWrite)
+    }
+
+    /// The same without opening the file for writing, for [`Unsettled::for_reading`]. A writer may be
+    /// at work meanwhile: what is read is as of some moment.
+    pub(crate) fn load_to_read(
+        env: &Env,
+        dir: &Path,
+    ) -> Result<(Unsettled, ManifestState, Vec<String>)> {
+        Manifest::load_in(env, dir, OpenMode::Read)
+    }
+
+    fn load_in(
+        env: &Env,
+        dir: &Path,
+        mode: OpenMode,
+    ) -> Result<(Unsettled, ManifestState, Vec<String>)> {
         let path = dir.join(MANIFEST_NAME);
-        let file = env
-            .vfs
-            .open(&path, OpenMode::ReadWrite)
-            .map_err(|error| Error::io("open", &path, error))?;
+        let file = env.vfs.open(&path, mode).map_err(|error| Error::io("open", &path, error))?;
         let bytes = read_all(&*file, &path)?;
         let loaded = read(&bytes, &path)?;
         let manifest = Manifest {
@@ -109,7 +123,8 @@ impl Manifest {
             poison: None,
         };
         let last = (loaded.last as u64, bytes.get(loaded.last..).unwrap_or_default().to_vec());
-        let unsettled = Unsettled { manifest, whole: loaded.whole, last };
+        let (whole, last_seen) = (loaded.whole, loaded.last_seen);
+        let unsettled = Unsettled { manifest, whole, last, last_seen };
         Ok((unsettled, loaded.state, loaded.notices))
     }
 
@@ -221,6 +236,7 @@ pub(crate) struct Unsettled {
     whole: bool,
     /// The last edit, both copies, and where it is.
     last: (u64, Vec<u8>),
+    last_seen: u64,
 }
 
 impl Unsettled {
@@ -228,6 +244,18 @@ impl Unsettled {
     /// is not what was loaded.
     pub(crate) fn rewrite(&mut self) {
         self.whole = false;
+    }
+
+    /// The number of the last edit that created, dropped or cleared a keyspace, as far as the file
+    /// tells: if it does not, that of its first edit, which is the whole state.
+    pub(crate) fn last_seen(&self) -> u64 {
+        self.last_seen
+    }
+
+    /// Takes the manifest as it is. Nothing can be committed to it.
+    pub(crate) fn for_reading(self) -> Manifest {
+        let poison = Some("it is open for reading only".to_owned());
+        Manifest { poison, ..self.manifest }
     }
 
     /// Makes what was read durable, heals what was damaged, and removes what is left of a manifest
@@ -356,6 +384,8 @@ pub(super) struct Loaded {
     end: u64,
     /// Where the last edit starts.
     last: usize,
+    /// See [`Unsettled::last_seen`].
+    last_seen: u64,
     /// What was passed over.
     pub(super) notices: Vec<String>,
     /// Whether there are both copies of every edit, and nothing else.
@@ -375,6 +405,7 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Loaded> {
     let mut expected = header.first;
     let mut last: Option<(&[u8], u32)> = None;
     let mut last_start = at;
+    let mut last_seen = header.first;
     while at < bytes.len() {
         let found = match records.at(at) {
             Some(record) => Some((at, record)),
@@ -406,6 +437,9 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Loaded> {
             let edit = Edit::decode(record.payload).map_err(malformed)?;
             state.absorb(&edit).map_err(malformed)?;
             state.edit_number = expected;
+            if expected == header.first || edit.is_seen() {
+                last_seen = expected;
+            }
             last_start = start;
             // A copy that was passed over counts: it was noted already.
             last = Some((record.payload, if start == at { 1 } else { 2 }));
@@ -443,7 +477,7 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Loaded> {
     // written, so that this is about damage and mistakes only.
     state.check_runs(None).map_err(|wrong| wrong.at(path, HEADER_LEN as u64))?;
     let (salt, end) = (header.salt, at as u64);
-    Ok(Loaded { state, salt, end, last: last_start, notices, whole })
+    Ok(Loaded { state, salt, end, last: last_start, last_seen, notices, whole })
 }
 
 struct Header {

@@ -100,6 +100,34 @@ fn what_was_committed_is_there_when_opened() {
 }
 
 #[test]
+fn what_is_open_for_reading_knows_the_last_edit_that_readers_see_and_takes_none() {
+    let env = env();
+    let (mut manifest, mut state) = make(&env).unwrap();
+    let last_seen = || Manifest::load_to_read(&env, dir()).unwrap().0.last_seen();
+    assert_eq!(last_seen(), 1, "the first edit may stand for any");
+    let clear = Change::Clear { id: KeyspaceId(0), seqno: SeqNo(4) };
+    let forget = Change::ForgetClears { id: KeyspaceId(0), seqno: SeqNo(4) };
+    let edits = [
+        (step(1), 1),
+        (edit([clear]), 3),
+        (step(2), 3),
+        (edit([forget]), 3),
+        (edit([next(5, 2, 2, 5), create(1, "other")]), 6),
+        (edit([Change::DropKeyspace(KeyspaceId(1))]), 7),
+        (edit([Change::LogFloor(LogId(2))]), 7),
+    ];
+    for (edit, expected) in edits {
+        manifest.commit(&mut state, &edit).unwrap();
+        assert_eq!(last_seen(), expected, "{edit:?}");
+    }
+    let (bytes, before) = (bytes_of(&env), state.clone());
+    let (unsettled, mut state, _) = Manifest::load_to_read(&env, dir()).unwrap();
+    let mut manifest = unsettled.for_reading();
+    assert!(matches!(manifest.commit(&mut state, &edit([])), Err(Error::Poisoned { .. })));
+    assert_eq!((bytes_of(&env), state), (bytes, before));
+}
+
+#[test]
 fn an_edit_that_does_not_fit_is_refused_and_nothing_is_written() {
     let env = env();
     let (mut manifest, mut state) = make(&env).unwrap();

@@ -33,7 +33,7 @@ pub(crate) use live::{
     LEVELS, LiveSegments, Run, Segment, SegmentHome, Tree, Version, parse_segment_file_name,
     remove_leftovers, segment_file_name,
 };
-pub(crate) use manifest::{MANIFEST_NAME, MANIFEST_NEW_NAME, Manifest};
+pub(crate) use manifest::{MANIFEST_NAME, MANIFEST_NEW_NAME, Manifest, Unsettled};
 pub(crate) use run_cursor::RunCursor;
 pub(crate) use salvage::{Salvaged, salvage_manifest};
 pub(crate) use state::{KeyspaceState, ManifestState};

@@ -10,10 +10,12 @@
 
 mod mem;
 mod os;
+mod read_only;
 mod sim;
 
 pub use mem::MemVfs;
 pub use os::OsVfs;
+pub(crate) use read_only::{NoFile, ReadOnlyVfs};
 pub use sim::{Call, Failure, SimVfs};
 
 use crate::sync::atomic::{AtomicU64, Ordering};

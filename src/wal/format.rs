@@ -30,6 +30,9 @@ pub(super) const KIND_SKIP: u8 = 3;
 /// number of 8 bytes. Optional.
 pub(super) const KIND_WITNESS: u8 = 0x81;
 
+/// A record that says which keyspaces there are, for change feeds: see `keyspaces`. Optional.
+pub(super) const KIND_KEYSPACES: u8 = 0x82;
+
 /// Record kinds with this bit may be skipped by a reader that does not know them.
 pub(super) const KIND_OPTIONAL: u8 = 0x80;
 

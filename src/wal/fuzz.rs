@@ -1,6 +1,7 @@
 //! The entry for fuzzing the readers of this room.
 
 use super::format::{KIND_GROUP, LogHeader, RECORD_HEADER_LEN, log_file_name, seal_record};
+use super::keyspaces::KeyspaceNote;
 use super::ops::{batches, encode_op, encoded_len};
 use super::replay::{Recovery, replay};
 use crate::types::{LogId, SeqNo};
@@ -18,6 +19,11 @@ pub fn wal_bytes(data: &[u8]) {
             encode_op(&mut again, op);
             assert_eq!(again.len(), encoded_len(&op));
         }
+    }
+    if let Ok(note) = KeyspaceNote::decode(data) {
+        let mut again = Vec::new();
+        note.encode(&mut again);
+        assert_eq!(again, data);
     }
     let (id, salt) = (LogId(1), 0);
     let header = LogHeader { id, salt, predecessor: None, last_seqno: SeqNo(0) }.encode(0);

@@ -22,16 +22,22 @@
 //! - Records say which edit of the manifest was durable ([`LogWriter::append_witness`]): an older
 //!   manifest is not taken for the newest.
 //!
+//! - Where change feeds are wanted, each log says in front of its operations which keyspaces there are
+//!   ([`LogWriter::append_keyspaces`]), and behind each change of that what changed.
+//!
 //! [`LogWriter`] writes one log, [`replay`] reads them back at open, [`renew`] makes durable what was
-//! read, [`LogFiles`] reads past damage, to verify and to repair. Called by `db`. A writer belongs to
+//! read, [`LogFiles`] reads past damage, to verify and to repair, [`LogTail`] follows a log while it is
+//! written. Called by `db`. A writer belongs to
 //! one thread at a time; its file may be synced from another (see [`LogWriter::file`]).
 
 #[cfg(test)]
 mod ahead_tests;
 #[cfg(test)]
 mod fault_tests;
+mod follow;
 mod format;
 mod fuzz;
+mod keyspaces;
 mod ops;
 mod patient;
 mod renew;
@@ -43,11 +49,13 @@ mod salvage;
 mod tests;
 mod writer;
 
+pub(crate) use follow::{Followed, FollowedWhat, LogSpan, LogTail, Peeked, feed_logs};
 pub(crate) use format::{
     HEADER_LEN as LOG_HEADER_LEN, RECORD_HEADER_LEN, log_file_name, parse_log_file_name,
 };
 pub use fuzz::wal_bytes;
-pub(crate) use ops::{Op, Ops, encode_op, encoded_len};
+pub(crate) use keyspaces::{KeyspaceNote, NotedKeyspace};
+pub(crate) use ops::{Op, Ops, batches, encode_op, encoded_len};
 pub(crate) use renew::renew;
 pub use replay::Recovery;
 pub(crate) use replay::{Replayed, remove_logs, replay};

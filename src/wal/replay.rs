@@ -88,6 +88,8 @@ pub(crate) struct Replayed {
     pub(crate) manifest_edit: u64,
     /// The damage that ended it, if [`Recovery::PointInTime`] let it.
     pub(crate) damage: Option<Error>,
+    /// Whether the last operation is a skip.
+    pub(crate) ends_in_skip: bool,
 }
 
 /// Replays the logs of `dir` from `floor` on: calls `sink` with each operation, in order of sequence
@@ -176,6 +178,7 @@ pub(crate) struct Uncertain {
 }
 
 /// A log file and its length when it was opened.
+#[derive(Debug)]
 pub(super) struct LogFile {
     pub(super) path: PathBuf,
     pub(super) file: Arc<dyn VfsFile>,
@@ -203,12 +206,7 @@ impl Logs {
         names.sort_unstable();
         for name in names {
             let Some(id) = parse_log_file_name(&name).filter(|id| *id >= floor) else { continue };
-            let path = dir.join(name);
-            let opened = env.vfs.open(&path, OpenMode::Read).and_then(|file| {
-                let len = file.len()?;
-                Ok(LogFile { path: path.clone(), file, len })
-            });
-            let log = opened.map_err(|error| Error::io("open", &path, error))?;
+            let log = LogFile::open(env, dir.join(name))?;
             let header = match log.header(id, database).transpose() {
                 // Read wrong, perhaps: what the device says the second time counts.
                 None => log.header(id, database),
@@ -340,6 +338,9 @@ fn replay_log(
         match decode_record(&record, bytes, offset, *last) {
             Ok(ops) => {
                 let mut seqno = *last;
+                if ops > 0 {
+                    done.ends_in_skip = record.kind == KIND_SKIP;
+                }
                 if record.kind == KIND_SKIP {
                     seqno.0 += 1;
                 } else if record.kind == KIND_WITNESS {
@@ -451,8 +452,15 @@ pub(super) fn judge(
 }
 
 impl LogFile {
+    /// Opens a log, to its length as of now.
+    pub(super) fn open(env: &Env, path: PathBuf) -> Result<LogFile> {
+        let opened = env.vfs.open(&path, OpenMode::Read).and_then(|file| Ok((file.len()?, file)));
+        let (len, file) = opened.map_err(|error| Error::io("open", &path, error))?;
+        Ok(LogFile { path, file, len })
+    }
+
     /// The header; `None` if it does not verify, an error if it is not that of log `id`.
-    fn header(&self, id: LogId, database: u64) -> Result<Option<LogHeader>> {
+    pub(super) fn header(&self, id: LogId, database: u64) -> Result<Option<LogHeader>> {
         let mut pieces = Pieces::new(self);
         let Some(bytes) = pieces.get(0, HEADER_LEN)? else { return Ok(None) };
         let header = LogHeader::decode(bytes, database).map_err(|wrong| wrong.at(&self.path, 0))?;

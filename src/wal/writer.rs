@@ -14,13 +14,14 @@
 //! [`LogWriter::file`], followed by [`LogWriter::mark_durable`].
 
 use super::format::{
-    HEADER_LEN, KIND_GROUP, KIND_MARK, KIND_SKIP, KIND_WITNESS, LogHeader, MAX_PAYLOAD_LEN,
-    RECORD_HEADER_LEN, log_file_name, seal_record,
+    HEADER_LEN, KIND_GROUP, KIND_KEYSPACES, KIND_MARK, KIND_SKIP, KIND_WITNESS, LogHeader,
+    MAX_PAYLOAD_LEN, RECORD_HEADER_LEN, log_file_name, seal_record,
 };
+use super::keyspaces::KeyspaceNote;
 use crate::error::{Error, Result};
 use crate::sync::Arc;
 use crate::types::{LogId, PAGE, SeqNo};
-use crate::vfs::{Env, OpenMode, VfsFile};
+use crate::vfs::{Env, NoFile, OpenMode, VfsFile};
 use std::path::{Path, PathBuf};
 
 /// A record buffer that grew larger than this for one commit is given back afterwards.
@@ -49,6 +50,8 @@ pub(crate) struct LogWriter {
     mentioned: u64,
     /// The newest edit of the manifest that a record of this log mentions.
     witnessed: u64,
+    /// Whether a record of this log says which keyspaces there are.
+    tells_keyspaces: bool,
     next_seqno: SeqNo,
     /// The record being built: room for its header, always, then its payload.
     buffer: Vec<u8>,
@@ -108,10 +111,31 @@ impl LogWriter {
             ahead: Some(0),
             mentioned: HEADER_LEN,
             witnessed: 0,
+            tells_keyspaces: false,
             next_seqno,
             buffer: vec![0; RECORD_HEADER_LEN],
             full_stop: None,
         })
+    }
+
+    /// Stands for the log of a database that is open for reading only: what was replayed ends at `end`
+    /// of log `id` with operation `last_seqno`. Takes no records.
+    pub(crate) fn refusing(dir: &Path, (id, end): (LogId, u64), last_seqno: SeqNo) -> LogWriter {
+        LogWriter {
+            id,
+            path: dir.join(log_file_name(id)),
+            file: Arc::new(NoFile),
+            salt: 0,
+            end,
+            durable: end,
+            ahead: None,
+            mentioned: end,
+            witnessed: u64::MAX,
+            tells_keyspaces: true,
+            next_seqno: SeqNo(last_seqno.0.saturating_add(1)),
+            buffer: vec![0; RECORD_HEADER_LEN],
+            full_stop: Some("the database is open for reading only".to_owned()),
+        }
     }
 
     /// Which log this is.
@@ -192,6 +216,27 @@ impl LogWriter {
         self.write_record(KIND_WITNESS)?;
         self.witnessed = edit;
         Ok(())
+    }
+
+    /// The newest edit of the manifest that a record of this log mentions.
+    #[inline]
+    pub(crate) fn witnessed(&self) -> u64 {
+        self.witnessed
+    }
+
+    /// Appends a record that says what keyspaces there are, for change feeds. The first one of a log
+    /// must say it all, in front of all operations; the others come right behind what they tell of.
+    pub(crate) fn append_keyspaces(&mut self, note: &KeyspaceNote) -> Result<()> {
+        self.check_open()?;
+        note.encode(self.payload());
+        self.write_record(KIND_KEYSPACES)?;
+        self.tells_keyspaces |= note.is_whole();
+        Ok(())
+    }
+
+    /// Whether a record of this log says which keyspaces there are.
+    pub(crate) fn tells_keyspaces(&self) -> bool {
+        self.tells_keyspaces
     }
 
     /// Makes the log durable together with evidence that all before it is: from then on damage to

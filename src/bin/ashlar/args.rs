@@ -41,6 +41,7 @@ pub enum Command {
     Set(Set),
     Rm(Rm),
     Scan(Scan),
+    Changes(Changes),
     Stats(Stats),
     Compact(Compact),
     Verify(Verify),
@@ -254,6 +255,25 @@ pub struct Scan {
     #[arg(long)]
     pub keys_only: bool,
     /// Keys on the command line are in hexadecimal; print keys and values in hexadecimal.
+    #[arg(long)]
+    pub hex: bool,
+}
+
+/// Print the changes that were committed after a sequence number, in the order in which they were, also while
+/// another process writes.
+///
+/// A line each: the sequence number, what was done (put, delete, clear, or keyspaces for which there are
+/// from there on), the keyspace, and key and value, written as in `export --format tsv`; lines of one
+/// batch have its last number. They come from the logs, so only for databases that are opened with
+/// keep_log_bytes. To go on later, give the number of the last line to --since.
+#[derive(Debug, clap::Args)]
+pub struct Changes {
+    /// The database directory.
+    pub db: PathBuf,
+    /// Only what came after this sequence number.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub since: u64,
+    /// Print keys and values in hexadecimal.
     #[arg(long)]
     pub hex: bool,
 }

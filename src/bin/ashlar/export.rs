@@ -7,7 +7,7 @@ use crate::open;
 use crate::output::count;
 use crate::progress::Progress;
 use crate::rows::{Format, csv, delimiter, jsonl, tsv};
-use ashlardb::{IterOptions, Keyspace};
+use ashlardb::{IterOptions, ReadOnlyKeyspace};
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
@@ -18,8 +18,8 @@ pub fn run(args: &Export, json: bool) -> Result<(), Failure> {
     let range = open::range(&args.bounds, args.hex)?;
 
     // The database first: if it is missing, no file is overwritten.
-    let db = open::existing(&args.db)?;
-    let keyspace = open::keyspace(&db, args.keyspace.as_deref())?;
+    let db = open::to_read(&args.db)?;
+    let keyspace = open::keyspace_to_read(&db, args.keyspace.as_deref())?;
     let to_stdout = args.file == Path::new("-");
     let target = if to_stdout { None } else { Some(args.file.as_path()) };
     let out: Box<dyn Write> = match target {
@@ -45,8 +45,6 @@ pub fn run(args: &Export, json: bool) -> Result<(), Failure> {
         )));
     }
     result?;
-    drop(keyspace);
-    db.close()?;
 
     // Where rows went to standard output, nothing else may.
     if to_stdout {
@@ -57,7 +55,7 @@ pub fn run(args: &Export, json: bool) -> Result<(), Failure> {
 }
 
 fn write_all(
-    keyspace: &Keyspace,
+    keyspace: &ReadOnlyKeyspace,
     range: open::Range,
     format: Format,
     delimiter: u8,

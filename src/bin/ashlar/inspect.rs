@@ -11,9 +11,9 @@ use ashlardb::{Error, KeyspaceStats, Stats};
 use serde_json::{Value, json};
 
 pub fn stats(args: &args::Stats, json: bool) -> Result<(), Failure> {
-    let db = open::existing(&args.db)?;
+    let db = open::to_read(&args.db)?;
     // It fills in the background; what is shown should not depend on how far that is.
-    db.fill_key_map()?;
+    db.fill_key_map();
     let stats = db.stats();
     if let Some(path) = &args.plot {
         let drawing = plot::svg(&db.segments());
@@ -112,7 +112,7 @@ pub fn compact(args: &Compact, json: bool) -> Result<(), Failure> {
 }
 
 pub fn list_keyspaces(args: &Database, json: bool) -> Result<(), Failure> {
-    let db = open::existing(&args.db)?;
+    let db = open::to_read(&args.db)?;
     let names = db.keyspaces();
     let mut output = Output::new();
     if json {

@@ -7,6 +7,7 @@
 
 mod args;
 mod bytes;
+mod changes;
 mod copies;
 mod export;
 mod failure;
@@ -48,6 +49,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Set(a) => point::set(a, json),
         Command::Rm(a) => point::rm(a, json),
         Command::Scan(a) => scan::run(a, json),
+        Command::Changes(a) => changes::run(a, json),
         Command::Stats(a) => inspect::stats(a, json),
         Command::Compact(a) => inspect::compact(a, json),
         Command::Verify(a) => verify::run(a, json),

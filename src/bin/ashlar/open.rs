@@ -3,13 +3,23 @@
 use crate::args::Bounds;
 use crate::bytes::from_argument;
 use crate::failure::Failure;
-use ashlardb::{DEFAULT_KEYSPACE, Db, Error, Keyspace};
+use ashlardb::{DEFAULT_KEYSPACE, Db, Error, Keyspace, ReadOnlyDb, ReadOnlyKeyspace};
 use std::ops::Bound;
 use std::path::Path;
 
 /// Opens a database that must exist.
 pub fn existing(path: &Path) -> Result<Db, Failure> {
     Ok(Db::builder(path).create_if_missing(false).open()?)
+}
+
+/// Opens a database that must exist, only to read, also while another process has it open.
+pub fn to_read(path: &Path) -> Result<ReadOnlyDb, Failure> {
+    Ok(Db::builder(path).open_read_only()?)
+}
+
+/// A keyspace to read; the default one if there is no name.
+pub fn keyspace_to_read(db: &ReadOnlyDb, name: Option<&str>) -> Result<ReadOnlyKeyspace, Failure> {
+    Ok(db.keyspace(name.unwrap_or(DEFAULT_KEYSPACE))?)
 }
 
 /// Opens a database, or creates it.

@@ -10,8 +10,8 @@ use std::io::{self, Read};
 
 pub fn get(args: &Get, json: bool) -> Result<(), Failure> {
     let key = from_argument(&args.key, args.hex)?;
-    let db = open::existing(&args.db)?;
-    let keyspace = open::keyspace(&db, args.keyspace.as_deref())?;
+    let db = open::to_read(&args.db)?;
+    let keyspace = open::keyspace_to_read(&db, args.keyspace.as_deref())?;
     let Some(value) = keyspace.get(&key)? else {
         return Err(Failure::NotFound(format!("there is no key {}", escape(&key))));
     };

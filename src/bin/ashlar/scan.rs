@@ -9,8 +9,8 @@ use ashlardb::{IterOptions, Key, Value};
 
 pub fn run(args: &Scan, json: bool) -> Result<(), Failure> {
     let range = open::range(&args.bounds, args.hex)?;
-    let db = open::existing(&args.db)?;
-    let keyspace = open::keyspace(&db, args.keyspace.as_deref())?;
+    let db = open::to_read(&args.db)?;
+    let keyspace = open::keyspace_to_read(&db, args.keyspace.as_deref())?;
     let options = IterOptions { keys_only: args.keys_only, fill_cache: false };
     let rows = keyspace.range_with(range, options);
     let rows: Box<dyn Iterator<Item = ashlardb::Result<(Key, Value)>>> =
