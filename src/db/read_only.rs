@@ -9,9 +9,10 @@
 //! (a file is missing, a chain has a gap, a record is half there), and never twice the same. So: begin
 //! again after an error, and believe one that comes twice, word for word.
 //!
-//! One thing does not show: keyspaces are created, dropped and cleared in the manifest, between operations
-//! in the logs. So the manifest is read again at the end. If no edit since the first reading was of that
-//! kind, all operations that were read belong to the keyspaces that were read: a state that there was.
+//! One thing need not show: keyspaces are created, dropped and cleared in the manifest, between operations
+//! in the logs. Witnesses in the logs tell of most of that; but they are optional. So the manifest is read
+//! again at the end. If no edit since the first reading was of that kind, all operations that were read
+//! belong to the keyspaces that were read: a state that there was.
 
 use super::keyspace_core::KeyspaceCore;
 use super::log_shelf::LogShelf;
@@ -247,7 +248,7 @@ fn read_in_peace(dir: &Path, options: &Options) -> Result<(Inner, LogEnds)> {
         options.env.clock.sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }
-    Err(last.unwrap_or_else(|| Error::Outdated { path: dir.to_path_buf() }))
+    Err(Error::Outdated { path: dir.to_path_buf() })
 }
 
 /// Whether an error may be due to what a writer did while files were read.

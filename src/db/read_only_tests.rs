@@ -4,6 +4,7 @@ use super::super::{Background, Builder, Db, Keyspace, ReadOnlyDb, WriteBatch};
 use crate::sync::Mutex;
 use crate::version::{Change, Edit};
 use crate::vfs::{Entropy, Env, MemVfs, OpenMode, SeededEntropy, SimVfs, Vfs, VfsFile, VfsLock};
+use crate::wal::{Op, encode_op};
 use crate::{Error, ErrorKind, IterOptions, KeyspaceId, Recovery, SeqNo};
 use std::collections::BTreeMap;
 use std::io;
@@ -419,6 +420,41 @@ fn a_writer_that_acts_all_the_time_shows_no_state_that_never_was() {
             left = 30;
         }
     }
+}
+
+/// Also where no witness in the log tells that the manifest has changed.
+#[test]
+fn a_keyspace_is_not_shown_beside_what_came_after_it_was_dropped() {
+    let mut at = 0;
+    loop {
+        let vfs = MemVfs::default();
+        let db = builder(&env_on(vfs.clone())).open().unwrap();
+        db.keyspace("k").unwrap().put("a", "1").unwrap();
+        let between = Between::new(&vfs, move |number| {
+            if number == at {
+                let inner = db.inner();
+                let mut writer = inner.writer.lock();
+                let edit = Edit { changes: vec![Change::DropKeyspace(KeyspaceId(1))] };
+                inner.commit_edit(&mut inner.committer.lock(), edit).unwrap();
+                let (keyspace, kind) = (KeyspaceId(0), crate::Kind::Put);
+                let mut batch = vec![1];
+                encode_op(&mut batch, Op { keyspace, kind, key: b"after", value: b"2" });
+                let next = writer.log.next_seqno();
+                writer.log.append(next, 1, &[&batch]).unwrap();
+            }
+        });
+        let hook = Arc::clone(&between.hook);
+        let reader = builder(&env_on(between)).open_read_only().unwrap();
+        let both = reader.keyspace("k").is_ok() && reader.get("after").unwrap().is_some();
+        assert!(!both, "at call {at}");
+        let mut held = hook.lock();
+        held.1 = None;
+        if at >= held.0 {
+            break;
+        }
+        at += 1;
+    }
+    assert!(at > 8);
 }
 
 #[test]

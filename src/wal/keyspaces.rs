@@ -49,7 +49,9 @@ impl KeyspaceNote {
         match self {
             KeyspaceNote::All(keyspaces) => {
                 out.push(ALL);
-                keyspaces.iter().for_each(|keyspace| encode_live(keyspace, out));
+                for keyspace in keyspaces {
+                    encode_live(keyspace, out);
+                }
             }
             KeyspaceNote::One(keyspace) => {
                 out.push(ONE);
