@@ -35,7 +35,8 @@
 //! # Features
 //!
 //! `lz4` and `zstd` (both default) are the codecs of data blocks; without `zstd` no C is built.
-//! `cli` is for the command `ashlar` only.
+//! `metrics` adds `Db::publish_metrics`, for the facade of the `metrics` crate. `cli` is for the command
+//! `ashlar` only.
 
 mod cache;
 mod checksum;
@@ -65,10 +66,12 @@ pub mod vfs;
 pub use compression::Compression;
 pub use db::{
     Background, BackupInfo, BackupReport, Backups, Builder, Change, ChangeBatch, ChangeIter,
-    ChangedKeyspace, Compaction, DEFAULT_KEYSPACE, DamagedPlace, DatabaseReport, Db, Durability,
-    IterOptions, KeyMapStats, Keyspace, KeyspaceStats, LevelStats, LogReport, LostPlace,
-    MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, ReadOnlyDb, ReadOnlyKeyspace, ReadStats, RepairReport,
-    SavedKeyspace, SegmentReport, SegmentSummary, Snapshot, Stats, Uncertainty, WriteBatch,
+    ChangedKeyspace, Compaction, CompactionAction, CompactionInfo, CompactionReason,
+    DEFAULT_KEYSPACE, DamagedPlace, DatabaseReport, Db, Durability, Event, EventListener,
+    FlushInfo, Histogram, Histograms, IterOptions, KeyMapStats, Keyspace, KeyspaceStats,
+    LevelStats, LogReport, LostPlace, MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, Progress, ReadOnlyDb,
+    ReadOnlyKeyspace, ReadStats, RecoveryInfo, RepairReport, SavedKeyspace, SegmentReport,
+    SegmentSummary, Snapshot, StallCause, Stats, Task, Uncertainty, WriteBatch,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use iter::RangeIter;

@@ -53,7 +53,19 @@ impl Watched {
     pub(crate) fn read(&self, _: usize) {}
 }
 
-const STRIPES: usize = 16;
+/// How many stripes there are: what many threads write to at once is cut into so many.
+pub(crate) const STRIPES: usize = 16;
+
+/// The stripe of the calling thread, which it shares with few others.
+#[inline]
+pub(crate) fn stripe() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static STRIPE: usize = NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES;
+    }
+    // A thread that is shutting down may have lost its number; any stripe will do.
+    STRIPE.try_with(|stripe| *stripe).unwrap_or(0)
+}
 
 #[repr(align(64))]
 #[derive(Debug)]
@@ -74,13 +86,7 @@ impl<const N: usize> Striped<N> {
     /// Adds to the counters of the calling thread's stripe.
     #[inline]
     pub(crate) fn add(&self, amounts: [u64; N]) {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        thread_local! {
-            static STRIPE: usize = NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES;
-        }
-        // A thread that is shutting down may have lost its number; any stripe will do.
-        let stripe = STRIPE.try_with(|stripe| *stripe).unwrap_or(0);
-        for (counter, amount) in self.0[stripe].0.iter().zip(amounts) {
+        for (counter, amount) in self.0[stripe()].0.iter().zip(amounts) {
             if amount > 0 {
                 counter.fetch_add(amount, Ordering::Relaxed);
             }

@@ -30,7 +30,7 @@ pub(crate) use lazy::{ALPHA_BUSY, ALPHA_CALM, LazyLeveling};
 pub(crate) use leveled::Leveled;
 pub(crate) use merge::{Entries, InputMerge, LentEntry};
 pub(crate) use output::{
-    KeyTest, OlderData, Output, OutputSpec, Retention, remove_segments, write_run,
+    CHECK_EVERY, KeyTest, OlderData, Output, OutputSpec, Retention, remove_segments, write_run,
 };
 pub(crate) use shape::Space;
 pub(crate) use tiered::Tiered;

@@ -144,8 +144,8 @@ pub(crate) struct Output {
     pub(crate) bytes_written: u64,
 }
 
-/// How many entries pass between two looks at whether to stop.
-const CHECK_EVERY: u64 = 1024;
+/// How many entries pass between two looks at whether to stop: so it is also how far a run is.
+pub(crate) const CHECK_EVERY: u64 = 1024;
 
 /// Writes what must be kept of all that `entries` has into new segments, each synced, and their
 /// directory entries too. On an error, or when `stop` says so (`Error::Closed`), the files written

@@ -22,10 +22,12 @@
 //! until they make a millisecond, and one write waits at most a second. Only when every write buffer is full does a write wait for an
 //! event: the end of a flush. A level that cannot be compacted because of damage does not count.
 
+use super::event::{CompactionReason, Event};
+use super::observe::{Made, may_move};
 use super::{Background, Committer, Inner, MemSlot, ReadState};
 use crate::compaction::{
-    Action, Busy, InputMerge, Job, Mood, OlderData, Output, OutputRun, OutputSpec, Retention,
-    Situation, remove_segments, write_run,
+    Action, Busy, CHECK_EVERY, InputMerge, Job, Mood, OlderData, Output, OutputRun, OutputSpec,
+    Retention, Situation, remove_segments, write_run,
 };
 use crate::error::{Error, Result};
 use crate::flush::{FlushPart, flush_memtable};
@@ -38,6 +40,7 @@ use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
 use crate::version::{
     Change, Edit, LEVELS, ManifestState, RunNo, Segment, SegmentMeta, Tree, Version,
 };
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -144,6 +147,11 @@ impl Inner {
 
     /// Flushes the oldest frozen memtable, if there is one and no other flush is under way.
     pub(super) fn flush_oldest(&self) -> Result<bool> {
+        self.flush_oldest_watched(&|_| {})
+    }
+
+    /// The same; `watch` hears now and then, with nothing held, how many entries are done.
+    pub(super) fn flush_oldest_watched(&self, watch: &dyn Fn(u64)) -> Result<bool> {
         let slot = {
             let mut background = self.background.lock();
             let state = self.state.load();
@@ -154,7 +162,7 @@ impl Inner {
             background.flushing = true;
             slot
         };
-        let outcome = self.flush_slot(&slot);
+        let outcome = self.observe_flush(&slot, || self.flush_slot(&slot, watch));
         let mut background = self.background.lock();
         background.flushing = false;
         let failed = !matches!(&outcome, Ok(()) | Err(Error::Closed));
@@ -176,9 +184,7 @@ impl Inner {
         outcome.map(|()| true)
     }
 
-    fn flush_slot(&self, slot: &Arc<MemSlot>) -> Result<()> {
-        let span = tracing::debug_span!("flush", entries = slot.table.entries());
-        let _entered = span.enter();
+    fn flush_slot(&self, slot: &Arc<MemSlot>, watch: &dyn Fn(u64)) -> Result<Made> {
         let version = Arc::clone(&self.state.load().version);
         let boundaries = self.boundaries();
         let part = |keyspace| {
@@ -190,16 +196,30 @@ impl Inner {
             Some(FlushPart { tree, retention, spec, is_absent })
         };
         let next_id = || self.ids.next_segment();
-        let stop = || self.stopping();
-        let outputs = flush_memtable(&self.home, &slot.table, &part, &next_id, &stop)?;
-        let written: u64 = outputs.iter().map(|output| output.bytes_written).sum();
+        let passed = &self.counters.flush_passed;
+        passed.store(0, Ordering::Relaxed);
+        let stop = || {
+            watch(passed.fetch_add(CHECK_EVERY, Ordering::Relaxed) + CHECK_EVERY);
+            self.stopping()
+        };
+        let outputs = flush_memtable(&self.home, &slot.table, &part, &next_id, &stop);
+        // Before the memtable goes, or it would count twice.
+        passed.store(0, Ordering::Relaxed);
+        let outputs = outputs?;
+        let mut made = Made::default();
+        for output in &outputs {
+            made.bytes_written += output.bytes_written;
+            made.entries_in += output.entries_in;
+            made.entries_out += output.entries_out;
+            made.outputs.extend(Made::ids(&output.segments));
+        }
         let segments = outputs.into_iter().flat_map(|output| output.segments).collect();
         let flushed = SeqNo(slot.last_seqno.load(Ordering::Acquire));
         self.install(Vec::new(), segments, OutputRun::New, Some((slot, flushed)))?;
         self.counters.flushes.fetch_add(1, Ordering::Relaxed);
-        self.counters.flushed_bytes.fetch_add(written, Ordering::Relaxed);
+        self.counters.flushed_bytes.fetch_add(made.bytes_written, Ordering::Relaxed);
         self.remove_old_logs();
-        Ok(())
+        Ok(made)
     }
 
     /// Whether no segment but these has a key: by the key map, so not known if that has nothing
@@ -282,7 +302,11 @@ impl Inner {
             return Ok(true);
         }
         let Some(job) = self.claim(mood) else { return Ok(false) };
-        self.run_claimed(&job)?;
+        let reason = match mood {
+            Mood::Busy => CompactionReason::Due,
+            Mood::Calm => CompactionReason::Idle,
+        };
+        self.run_claimed(&job, reason, &|_| {})?;
         Ok(true)
     }
 
@@ -308,9 +332,15 @@ impl Inner {
         Some(job)
     }
 
-    /// Runs a job whose segments are marked busy, and unmarks them.
-    pub(super) fn run_claimed(&self, job: &Job) -> Result<()> {
-        let outcome = self.run_job(job);
+    /// Runs a job whose segments are marked busy, and unmarks them. `share` hears now and then, with
+    /// nothing held, which share of it is done.
+    pub(super) fn run_claimed(
+        &self,
+        job: &Job,
+        reason: CompactionReason,
+        share: &dyn Fn(f64),
+    ) -> Result<()> {
+        let outcome = self.observe_job(job, reason, || self.run_job(job, share));
         let mut background = self.background.lock();
         background.compacting -= 1;
         background.busy.release(job);
@@ -325,7 +355,10 @@ impl Inner {
                     // Trying again would fail again; what is sound elsewhere can still move.
                     let damaged = job.segments().filter(|s| s.path() == *file);
                     for segment in damaged {
-                        self.quarantined.lock().insert(segment.meta.id, error.clone());
+                        let id = segment.meta.id;
+                        self.quarantined.lock().insert(id, error.clone());
+                        let error = error.clone();
+                        self.events.emit(|| Event::SegmentQuarantined { segment: id, error });
                     }
                 }
                 background.compaction_error = Some(error.clone());
@@ -340,32 +373,38 @@ impl Inner {
         outcome
     }
 
-    fn run_job(&self, job: &Job) -> Result<()> {
+    fn run_job(&self, job: &Job, share: &dyn Fn(f64)) -> Result<Made> {
         let state = self.state.load_full();
-        let Some(tree) = state.version.trees.get(&job.keyspace) else { return Ok(()) };
+        let Some(tree) = state.version.trees.get(&job.keyspace) else { return Ok(Made::default()) };
         let removed: Vec<Arc<Segment>> = job.segments().cloned().collect();
         if job.action == Action::Drop {
             self.counters.drops.fetch_add(removed.len() as u64, Ordering::Relaxed);
-            return self.install(removed, Vec::new(), job.output, None);
+            self.install(removed, Vec::new(), job.output, None)?;
+            return Ok(Made::default());
         }
-        // A tombstone that has reached the bottom should go, not move.
-        if job.action == Action::Move && removed.iter().all(|s| s.meta.tombstones == 0) {
+        if job.action == Action::Move && may_move(job) {
             let moved = |s: &Arc<Segment>| {
                 Arc::new(SegmentMeta { level: job.output_level, ..SegmentMeta::clone(&s.meta) })
             };
-            let metas = removed.iter().map(moved).collect();
+            let metas: Vec<_> = removed.iter().map(moved).collect();
             self.counters.moves.fetch_add(1, Ordering::Relaxed);
-            return self.install(removed, metas, job.output, None);
+            let outputs = Made::ids(&metas);
+            self.install(removed, metas, job.output, None)?;
+            return Ok(Made { outputs, ..Made::default() });
         }
-        let level = job.output_level;
-        let span = tracing::debug_span!("compaction", level, bytes = job.bytes());
-        let _entered = span.enter();
         let retention = Retention { boundaries: self.boundaries(), clears: tree.clears.clone() };
         let mut merge = InputMerge::new(job.inputs.clone());
         let is_absent = |key: &[u8]| self.is_absent(tree, key, &removed);
         let older = older_than(tree, &removed).unless(&is_absent);
         let mut spec = self.output_spec(tree, job.output_level);
         spec.segment_bytes = job.piece_bytes.unwrap_or(spec.segment_bytes);
+        let entries: u64 = removed.iter().map(|s| s.meta.entries).sum();
+        let passed = Cell::new(0_u64);
+        let stop = || {
+            passed.set(passed.get() + CHECK_EVERY);
+            share(passed.get() as f64 / entries.max(1) as f64);
+            self.stopping()
+        };
         let output = write_run(
             &self.home,
             &mut merge,
@@ -373,15 +412,15 @@ impl Inner {
             older,
             &spec,
             &|| self.ids.next_segment(),
-            &|| self.stopping(),
+            &stop,
         )?;
         drop(merge);
         let Output { segments, bytes_written, entries_in, entries_out } = output;
+        let outputs = Made::ids(&segments);
         self.install(removed, segments, job.output, None)?;
-        tracing::debug!(entries_in, entries_out, bytes_written, "compacted");
         self.counters.compactions.fetch_add(1, Ordering::Relaxed);
         self.counters.compacted_bytes.fetch_add(bytes_written, Ordering::Relaxed);
-        Ok(())
+        Ok(Made { outputs, bytes_written, entries_in, entries_out })
     }
 
     /// Commits what a job made: one manifest edit, then the new version, then the old files go.
@@ -487,9 +526,16 @@ impl Inner {
         }
     }
 
-    /// Fills a shard of the key map, if one is missing.
+    /// Fills some shards of the key map, if any are missing.
     pub(super) fn fill_map(&self) -> bool {
-        self.keymap.fill_next()
+        let watch = self.watch();
+        let filled = self.keymap.fill_next();
+        if filled && tracing::enabled!(tracing::Level::DEBUG) {
+            let (map, micros) = (self.keymap.stats(), watch.elapsed().as_micros() as u64);
+            let (shards, entries, bytes) = (map.resident, map.entries, map.table_bytes);
+            tracing::debug!(shards, entries, bytes, micros, "filled a part of the key map");
+        }
+        filled
     }
 
     /// Gives new segments the number of their run, one for each keyspace and level. Under the
@@ -574,7 +620,9 @@ impl Inner {
                 tree.segments().filter(hidden).cloned().collect()
             };
             if !gone.is_empty() {
-                self.install(gone, Vec::new(), OutputRun::New, None)?;
+                self.observe_cleared(tree.id, &gone, || {
+                    self.install(gone.clone(), Vec::new(), OutputRun::New, None)
+                })?;
                 return Ok(true);
             }
             let mut committer = self.committer.lock();

@@ -9,6 +9,7 @@
 //! Transaction Systems", HPTS 1987, without the timers).
 
 use super::batch::{WriteBatch, check_sizes};
+use super::event::{Event, StallCause};
 use super::keyspace_core::KeyspaceCore;
 use super::options::{Background, Durability};
 use super::queue::Commits;
@@ -171,6 +172,7 @@ impl Inner {
             count += batch.count;
         }
         let first = self.append(writer, count, durability)?;
+        let sizes = group.clone().map(|batch| batch.count);
         let mut seqno = first;
         for batch in group {
             for (at, op) in batch.operations().enumerate() {
@@ -193,6 +195,7 @@ impl Inner {
             }
         }
         debug_assert_eq!(seqno.0, first.0 + count);
+        sizes.for_each(|operations| self.counters.batches.record(operations));
         Ok(self.publish(writer))
     }
 
@@ -280,6 +283,7 @@ impl Inner {
     /// Returns once everything before `position` is durable, and the log says so: damage to it is
     /// an error at the next open then, not a torn tail. Not for holders of the writer's lock.
     fn sync_to(&self, position: Position) -> Result<()> {
+        let _after = self.events.after();
         let gather = |is_complete: &dyn Fn() -> bool| self.gather(is_complete);
         let is_mentioned = self.make_durable(position, gather, |durable| {
             // For all that wait for this sync, before they come back and want the same lock.
@@ -397,6 +401,7 @@ impl Inner {
             let outcome = files.iter().try_for_each(sync);
             let lasted = self.home.env.clock.monotonic().saturating_sub(start);
             self.sync.lasted.store(lasted.as_nanos() as u64, Ordering::Relaxed);
+            self.counters.sync_times.record_time(lasted);
             self.counters.syncs.fetch_add(1, Ordering::Relaxed);
             outcome.inspect_err(|error| self.poison(error))
         };
@@ -421,13 +426,18 @@ impl Inner {
         }
         const SLICE: Duration = Duration::from_millis(50);
         let mut delay = self.delay(bytes).min(Duration::from_secs(1));
-        if !delay.is_zero() {
-            self.counters.stalled(delay);
+        let ordered = delay;
+        if !ordered.is_zero() {
+            self.counters.stalled(ordered);
         }
         while !delay.is_zero() && !self.stopping() {
             let slice = delay.min(SLICE);
             self.home.env.clock.sleep(slice);
             delay -= slice;
+        }
+        if !ordered.is_zero() {
+            let cause = StallCause::Behind;
+            self.events.emit(|| Event::WriteStall { delay: ordered, cause });
         }
         if !self.is_full() {
             return Ok(());
@@ -449,6 +459,8 @@ impl Inner {
         drop(background);
         let waited = self.home.env.clock.monotonic().saturating_sub(start);
         self.counters.stalled(waited);
+        let cause = StallCause::BuffersFull;
+        self.events.emit(|| Event::WriteStall { delay: waited, cause });
         Ok(())
     }
 

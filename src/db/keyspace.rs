@@ -116,6 +116,7 @@ impl Keyspace {
             }
         }
         let (first, last) = (bound(range.start_bound()), bound(range.end_bound()));
+        let _after = self.handle.inner.events.after();
         self.handle.inner.compact_range(&self.core, first.as_deref(), last.as_deref())
     }
 

@@ -1,10 +1,12 @@
 //! What a user can ask to be done to the whole database: keyspaces, flush, compaction.
 
 use super::commit::Writer;
+use super::event::CompactionReason;
 use super::keyspace::MAX_KEYSPACE_NAME;
 use super::keyspace_core::KeyspaceCore;
+use super::observe::{Compacting, Task};
 use super::options::Background;
-use super::{DEFAULT_ID, Inner, ReadState};
+use super::{DEFAULT_ID, Inner, MemSlot, ReadState};
 use crate::compaction::{Busy, Job, KeyRange, Mood, Situation};
 use crate::error::{Error, Result};
 use crate::hash::keyspace_seed;
@@ -13,6 +15,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::types::{KeyspaceId, SegmentId, SeqNo};
 use crate::version::{Change, Edit, RunNo, Segment, Tree, Version};
 use crate::wal::{KeyspaceNote, NotedKeyspace};
+use std::cell::Cell;
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -224,11 +227,26 @@ impl Inner {
         self.freeze()?;
         let newest = self.state.load().frozen.first().cloned();
         let Some(newest) = newest else { return Ok(()) };
-        let waiting = || self.state.load().frozen.iter().any(|slot| Arc::ptr_eq(slot, &newest));
+        let is_newest = |slot: &&Arc<MemSlot>| Arc::ptr_eq(slot, &newest);
+        let waiting = || self.state.load().frozen.iter().any(|slot| is_newest(&slot));
+        // Entries of this memtable and the older ones that are not flushed yet.
+        let left = || {
+            let state = self.state.load();
+            let slots = state.frozen.iter().skip_while(|slot| !is_newest(slot));
+            slots.map(|slot| slot.table.entries() as u64).sum::<u64>()
+        };
+        let (total, most) = (left(), Cell::new(0));
+        let report = |passed: u64| {
+            if self.options.progress.is_some() {
+                most.set(most.get().max(total.saturating_sub(left().saturating_sub(passed))));
+                self.report(Task::Flush, most.get(), total);
+            }
+        };
         while waiting() {
+            report(self.counters.flush_passed.load(Ordering::Relaxed));
             self.check_writable()?;
             if self.options.background == Background::Manual {
-                self.flush_oldest()?;
+                self.flush_oldest_watched(&report)?;
                 continue;
             }
             let mut background = self.background.lock();
@@ -243,6 +261,7 @@ impl Inner {
                 self.progress.wait_for(&mut background, Duration::from_millis(100));
             }
         }
+        report(0);
         Ok(())
     }
 
@@ -293,8 +312,18 @@ impl Inner {
         self.flush()?;
         let range = self.range_until_now(first, last);
         let pick = |tree: &Tree, now: &Situation<'_>| self.strategy.pick_range(tree, &range, now);
-        while self.run_when_free(core.id, &pick)? {}
-        if self.options.merges() { self.clean_in_place(core.id, first, last) } else { Ok(()) }
+        let total = {
+            let state = self.state.load();
+            let segments = state.version.trees.get(&core.id).into_iter().flat_map(|t| t.segments());
+            segments.filter(|s| range.concerns(s)).map(|s| s.meta.file_len).sum()
+        };
+        let compacting = Compacting::new(self, total);
+        while self.run_when_free(core.id, &pick, &compacting)? {}
+        if self.options.merges() {
+            self.clean_in_place(core.id, first, last, &compacting)?;
+        }
+        compacting.end();
+        Ok(())
     }
 
     /// Keys for a manual compaction of what is there now.
@@ -315,6 +344,7 @@ impl Inner {
         keyspace: KeyspaceId,
         first: Option<&[u8]>,
         last: Option<&[u8]>,
+        compacting: &Compacting<'_>,
     ) -> Result<()> {
         let in_range = |s: &Arc<Segment>| {
             first.is_none_or(|first| *first <= s.meta.last_key[..])
@@ -334,7 +364,7 @@ impl Inner {
                 let job = Job::rewrite(segment);
                 (segment.meta.level > 0 && now.busy.admits(&job)).then_some(job)
             };
-            self.run_when_free(keyspace, &pick)?;
+            self.run_when_free(keyspace, &pick, compacting)?;
         }
         Ok(())
     }
@@ -345,6 +375,7 @@ impl Inner {
         &self,
         keyspace: KeyspaceId,
         pick: &dyn Fn(&Tree, &Situation<'_>) -> Option<Job>,
+        compacting: &Compacting<'_>,
     ) -> Result<bool> {
         loop {
             self.check_writable()?;
@@ -367,7 +398,10 @@ impl Inner {
                 background.compacting += 1;
                 drop(state);
                 drop(background);
-                self.run_claimed(&job)?;
+                let bytes = job.bytes();
+                let share = |share| compacting.within(bytes, share);
+                self.run_claimed(&job, CompactionReason::Asked, &share)?;
+                compacting.add(bytes);
                 return Ok(true);
             }
             drop(state);

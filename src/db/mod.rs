@@ -20,14 +20,20 @@ mod batch;
 mod changes;
 mod commit;
 mod copy;
+mod event;
+mod histogram;
 mod keyspace;
 mod keyspace_core;
 mod layout;
+mod listener;
 mod log_shelf;
 mod maintenance;
+mod observe;
 mod open;
 mod options;
 mod point;
+#[cfg(feature = "metrics")]
+mod publish;
 mod queue;
 mod read;
 mod read_only;
@@ -45,14 +51,20 @@ mod verify;
 pub use backup::{BackupInfo, BackupReport, Backups};
 pub use batch::{MAX_BATCH_BYTES, WriteBatch};
 pub use changes::{Change, ChangeBatch, ChangeIter, ChangedKeyspace};
+pub use event::{
+    CompactionAction, CompactionInfo, CompactionReason, Event, EventListener, FlushInfo,
+    RecoveryInfo, StallCause,
+};
+pub use histogram::Histogram;
 pub use keyspace::{DEFAULT_KEYSPACE, Keyspace, MAX_KEYSPACE_NAME};
 pub use layout::SegmentSummary;
+pub use observe::{Progress, Task};
 pub use options::{Background, Builder, Compaction, Durability, IterOptions};
 pub use point::ReadStats;
 pub use read_only::{ReadOnlyDb, ReadOnlyKeyspace};
 pub use repair_report::{LostPlace, RepairReport, SavedKeyspace, Uncertainty};
 pub use snapshot::Snapshot;
-pub use stats::{KeyMapStats, KeyspaceStats, LevelStats, Stats};
+pub use stats::{Histograms, KeyMapStats, KeyspaceStats, LevelStats, Stats};
 pub use verify::{DamagedPlace, DatabaseReport, LogReport, SegmentReport};
 
 use crate::compaction::Strategy;
@@ -66,7 +78,9 @@ use crate::version::{LiveSegments, Manifest, ManifestState, Segment, SegmentHome
 use crate::vfs::{VfsFile, VfsLock};
 use background::BackgroundState;
 use commit::Writer;
+use histogram::Tally;
 use keyspace_core::KeyspaceCore;
+use listener::Events;
 use log_shelf::LogShelf;
 use options::Options;
 use queue::CommitQueue;
@@ -105,11 +119,14 @@ impl Handle {
         self.inner.background.lock().stopping = true;
         self.inner.work.notify_all();
         self.inner.progress.notify_all();
-        for thread in self.threads.lock().drain(..) {
+        // Taken first: a listener that closes the database while this waits is not to wait for it.
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a background thread panicked");
             }
         }
+        self.inner.events.stop();
     }
 }
 
@@ -191,6 +208,10 @@ pub(crate) struct Inner {
     keymap: KeyMap<Segment>,
     /// What point reads did: see [`ReadStats`].
     reads: Striped<{ point::READ_COUNTERS }>,
+    /// How long point reads take, if that is asked for.
+    read_times: Option<Box<[Tally]>>,
+    /// What a listener is to hear.
+    events: Events,
     /// The last edit of the manifest.
     manifest_edit: AtomicU64,
     /// The newest sequence number that readers see.
@@ -216,6 +237,9 @@ pub(crate) struct Inner {
     poisoned: Mutex<Option<String>>,
     is_poisoned: AtomicBool,
     counters: stats::Counters,
+    /// What `publish_metrics` has recorded of the histograms.
+    #[cfg(feature = "metrics")]
+    published: Mutex<Histograms>,
     /// What opening found and could deal with.
     recovery_notices: Vec<String>,
     /// Publishes the read state before the map knows the new segments: a mistake for tests to find.
@@ -238,6 +262,7 @@ impl Inner {
         if reason.is_none() {
             tracing::error!(%error, "writes are refused from now on");
             *reason = Some(error.to_string());
+            self.events.emit(|| Event::Poisoned { reason: error.to_string() });
         }
         self.is_poisoned.store(true, Ordering::Release);
     }
@@ -419,6 +444,7 @@ impl Db {
     /// go on, and opening again recovers.
     pub fn sync(&self) -> Result<()> {
         let inner = self.inner();
+        let _after = inner.events.after();
         inner.check_writable()?;
         inner.sync_all()
     }
@@ -429,6 +455,7 @@ impl Db {
     ///
     /// Those of [`Keyspace::put`].
     pub fn flush(&self) -> Result<()> {
+        let _after = self.inner().events.after();
         self.inner().flush()
     }
 
@@ -439,6 +466,7 @@ impl Db {
     ///
     /// The error of a flush or compaction that failed.
     pub fn wait_idle(&self) -> Result<()> {
+        let _after = self.inner().events.after();
         self.inner().wait_idle()
     }
 
@@ -449,6 +477,7 @@ impl Db {
     ///
     /// The error of the flush or compaction. What it was to replace is still there.
     pub fn step(&self) -> Result<bool> {
+        let _after = self.inner().events.after();
         self.inner().step()
     }
 
@@ -461,11 +490,22 @@ impl Db {
     /// [`Error::Closed`].
     pub fn fill_key_map(&self) -> Result<()> {
         let inner = self.inner();
+        let _after = inner.events.after();
+        let mut most = 0;
+        let mut report = || {
+            if inner.options.progress.is_some() {
+                let (shards, resident) = (crate::keymap::SHARDS, inner.keymap.stats().resident);
+                most = u64::from(resident).max(most);
+                inner.report(Task::KeyMap, most, shards as u64);
+            }
+        };
         while inner.fill_map() {
+            report();
             if inner.closed.load(Ordering::Acquire) {
                 return Err(Error::Closed);
             }
         }
+        report();
         Ok(())
     }
 

@@ -6,13 +6,17 @@
 
 use super::background::BackgroundState;
 use super::commit::Writer;
+use super::event::{Event, RecoveryInfo};
 use super::keyspace::{DEFAULT_KEYSPACE, Keyspace};
+use super::listener::Events;
 use super::log_shelf::LogShelf;
+use super::observe::{Recovering, Watch};
 use super::options::{Background, Options};
 use super::queue::CommitQueue;
 use super::refill::{Filler, MAX_REPLAYED_LOGS, Memtables};
 use super::snapshot_list::SnapshotList;
 use super::syncer::Syncer;
+use super::verify::len_of;
 use super::{Committer, DEFAULT_ID, Db, Handle, Ids, Inner, MemSlot, ReadState};
 use crate::cache::{FilePool, SharedCache};
 use crate::checksum::uuid_salt;
@@ -34,6 +38,7 @@ use crate::wal::{
 };
 use std::collections::HashMap;
 use std::path::Path;
+use tracing::field::Empty;
 
 pub(super) const LOCK_NAME: &str = "LOCK";
 
@@ -44,6 +49,8 @@ impl Db {
         let inner = Arc::new(inner);
         let handle =
             Arc::new(Handle { inner: Arc::clone(&inner), threads: Mutex::new(Vec::new()) });
+        let _after = inner.events.after();
+        inner.events.start(&inner)?;
         if let Background::Threads(compactions) = background {
             *handle.threads.lock() = inner.start_threads(compactions)?;
         }
@@ -167,6 +174,8 @@ fn create(env: &Env, dir: &Path) -> Result<()> {
 pub(super) struct Read {
     pub(super) filler: Filler,
     pub(super) replayed: Replayed,
+    /// How many operations are on that way.
+    pub(super) operations: u64,
     pub(super) notices: Vec<String>,
 }
 
@@ -198,24 +207,34 @@ pub(super) struct Parts {
     pub(super) live: LiveSegments,
     pub(super) recovered: Recovered,
     pub(super) shelf: LogShelf,
+    pub(super) events: Events,
     pub(super) notices: Vec<String>,
     pub(super) lock: Option<Box<dyn VfsLock>>,
 }
 
 /// Replays the logs into memtables and changes nothing: a database that is refused is left as it is.
-fn read_logs(env: &Env, dir: &Path, options: &Options, state: &ManifestState) -> Result<Read> {
+fn read_logs(
+    env: &Env,
+    dir: &Path,
+    options: &Options,
+    state: &ManifestState,
+    mut progress: Recovering<'_>,
+) -> Result<Read> {
     let log_salt = uuid_salt(&state.uuid);
     let threads = options.background != Background::Manual;
     let mut filler = Filler::new(state.log_floor, options.write_buffer_bytes, threads);
+    let mut operations = 0;
     let replayed =
         replay(env, dir, log_salt, state.log_floor, options.recovery, &mut |log, seqno, op| {
             filler.at(log, seqno);
+            progress.add(op.key.len() + op.value.len());
             if seqno <= state.flushed {
                 return Ok(());
             }
             if state.keyspaces.contains_key(&op.keyspace) {
                 let hash = key_hash(op.key, keyspace_seed(state.hash_seed, op.keyspace));
                 filler.push(&op, hash, seqno);
+                operations += 1;
             } else if op.keyspace >= state.next_keyspace {
                 let path = dir.join(log_file_name(log));
                 let what = format!("it writes to keyspace {}, which never was", op.keyspace);
@@ -265,7 +284,8 @@ fn read_logs(env: &Env, dir: &Path, options: &Options, state: &ManifestState) ->
         let what = "the log ends before a clear that the manifest has: its end was damaged";
         return Err(Error::corruption(&dir.join(log_file_name(log)), end, what));
     }
-    Ok(Read { filler, replayed, notices })
+    progress.end();
+    Ok(Read { filler, replayed, operations, notices })
 }
 
 /// Makes durable what was replayed, removes what was not, and begins a new log.
@@ -276,7 +296,7 @@ fn begin_log(
     read: Read,
     threads: bool,
 ) -> Result<Recovered> {
-    let Read { filler, replayed, mut notices } = read;
+    let Read { filler, replayed, mut notices, .. } = read;
     let log_salt = uuid_salt(&state.uuid);
     remove_logs(env, dir, &replayed.discarded)?;
     for log in &replayed.discarded {
@@ -322,6 +342,7 @@ pub(super) fn segment_home(env: Env, dir: &Path, options: &Options) -> SegmentHo
 pub(super) fn load(
     home: SegmentHome,
     options: &Options,
+    events: &Events,
     (unsettled, state, notices): (Unsettled, ManifestState, Vec<String>),
 ) -> Result<Loaded> {
     if state.keyspaces.get(&DEFAULT_ID).is_none_or(|k| k.name != DEFAULT_KEYSPACE) {
@@ -332,21 +353,56 @@ pub(super) fn load(
     for meta in state.segments.values() {
         live.insert(meta.id, Segment::open(&home, meta.clone(), false)?);
     }
-    let read = read_logs(&home.env, &home.dir, options, &state)?;
+    let (env, dir, floor) = (&home.env, &home.dir, state.log_floor);
+    let progress =
+        Recovering::new(events, options.progress.as_ref(), || log_bytes(env, dir, floor));
+    let read = read_logs(env, dir, options, &state, progress)?;
     Ok(Loaded { home, unsettled, state, live, read, notices })
 }
 
-fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inner, Background)> {
+/// The length of all logs from `floor` on, for progress only.
+fn log_bytes(env: &Env, dir: &Path, floor: LogId) -> u64 {
+    let names = env.vfs.read_dir(dir).unwrap_or_default();
+    let needed = |name: &&String| parse_log_file_name(name).is_some_and(|id| id >= floor);
+    names.iter().filter(needed).map(|name| len_of(env, &dir.join(name))).sum()
+}
+
+fn recover(
+    dir: &Path,
+    mut options: Options,
+    lock: Box<dyn VfsLock>,
+) -> Result<(Inner, Background)> {
     let env = options.env.clone();
-    let span = tracing::info_span!("open", dir = %dir.display());
+    let span = tracing::info_span!("open", dir = %dir.display(), segments = Empty, micros = Empty);
     let _entered = span.enter();
+    let watch = Watch::start(&*env.clock);
+    // Not left among the options, so that a closed database lets go of it.
+    let by_hand = options.background == Background::Manual;
+    let events = Events::new(options.listener.take(), by_hand);
     let manifest_path = dir.join(MANIFEST_NAME);
     if !env.vfs.exists(&manifest_path).map_err(|e| Error::io("look for", &manifest_path, e))? {
         create(&env, dir)?;
     }
     let home = segment_home(env.clone(), dir, &options);
-    let loaded = load(home, &options, Manifest::load(&env, dir)?)?;
+    let found = Manifest::load(&env, dir)?;
+    let recovery = tracing::info_span!(
+        "recovery",
+        logs = Empty,
+        records = Empty,
+        operations = Empty,
+        bytes_in = Empty,
+        micros = Empty,
+    );
+    let recovery_watch = Watch::start(&*env.clock);
+    let loaded = recovery.in_scope(|| load(home, &options, &events, found))?;
     let Loaded { home, mut unsettled, mut state, live, read, mut notices } = loaded;
+    let found = RecoveryInfo {
+        segments: live.len() as u64,
+        logs: read.replayed.logs.len() as u64,
+        records: read.replayed.records,
+        log_bytes: read.replayed.bytes,
+        operations: read.operations,
+    };
     if read.replayed.manifest_edit > state.edit_number {
         // Accepted by point-in-time recovery. The log's word for later edits stays, so the edits to
         // come are numbered on behind these, or no other open would accept the database again.
@@ -362,7 +418,13 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
     let mut manifest = unsettled.settle(&state)?;
     let threads = options.background != Background::Manual;
     let replayed_to = read.replayed.last_log;
-    let mut recovered = begin_log(&env, dir, &state, read, threads)?;
+    let mut recovered = recovery.in_scope(|| begin_log(&env, dir, &state, read, threads))?;
+    recovery.record("logs", found.logs);
+    recovery.record("records", found.records);
+    recovery.record("operations", found.operations);
+    recovery.record("bytes_in", found.log_bytes);
+    recovery_watch.note(&recovery);
+    drop(recovery);
     notices.append(&mut recovered.notices);
     notices.extend(undo_clears(recovered.last_seqno, &mut manifest, &mut state)?);
     for notice in &notices {
@@ -380,10 +442,15 @@ fn recover(dir: &Path, options: Options, lock: Box<dyn VfsLock>) -> Result<(Inne
     })?;
     let background = options.background;
     let lock = Some(lock);
-    let parts = Parts { options, home, manifest, state, live, recovered, shelf, notices, lock };
+    let parts =
+        Parts { options, home, manifest, state, live, recovered, shelf, events, notices, lock };
     let inner = parts.assemble();
     inner.settle_floor()?;
     inner.update_pressure();
+    span.record("segments", found.segments);
+    watch.note(&span);
+    let (notices, duration) = (inner.recovery_notices.clone(), watch.elapsed());
+    inner.events.emit(|| Event::RecoveryDone { recovery: found, notices, duration });
     Ok((inner, background))
 }
 
@@ -409,7 +476,8 @@ fn find_shelf(
 impl Parts {
     /// The database. Nothing is read or written.
     pub(super) fn assemble(self) -> Inner {
-        let Parts { options, home, manifest, state, live, recovered, shelf, notices, lock } = self;
+        let Parts { options, home, manifest, state, live, recovered, shelf, events, notices, lock } =
+            self;
         static DATABASES: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let database = DATABASES.fetch_add(1, Ordering::Relaxed);
         let keyspaces: HashMap<_, _> = state
@@ -457,6 +525,8 @@ impl Parts {
             }),
             keymap,
             reads: Striped::default(),
+            read_times: options.read_times(),
+            events,
             manifest_edit,
             visible: AtomicU64::new(recovered.last_seqno.0),
             snapshots: SnapshotList::default(),
@@ -472,6 +542,8 @@ impl Parts {
             poisoned: Mutex::new(None),
             is_poisoned: AtomicBool::new(false),
             counters: super::stats::Counters::default(),
+            #[cfg(feature = "metrics")]
+            published: Mutex::default(),
             recovery_notices: notices,
             #[cfg(test)]
             publish_before_map: AtomicBool::new(false),

@@ -5,11 +5,16 @@
 //! file; compression, filter and size options act on files written from then on. The key-hash seed
 //! and the keyspaces are the database's own and are in its manifest.
 
+use super::event::EventListener;
+use super::histogram::Tally;
+use super::listener::Listener;
+use super::observe::{OnProgress, Progress};
 use super::{DatabaseReport, Db, ReadOnlyDb, RepairReport};
 use crate::compaction::{ALPHA_BUSY, ALPHA_CALM, Fifo, LazyLeveling, Leveled, Strategy, Tiered};
 use crate::compression::Compression;
 use crate::error::{Error, Result};
 use crate::keymap::MapOptions;
+use crate::sync::{Arc, STRIPES};
 use crate::vfs::Env;
 use crate::wal::Recovery;
 use std::path::{Path, PathBuf};
@@ -100,6 +105,7 @@ impl Default for IterOptions {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option by itself")]
 pub(crate) struct Options {
     pub(crate) env: Env,
     pub(crate) create_if_missing: bool,
@@ -121,6 +127,9 @@ pub(crate) struct Options {
     pub(crate) level1_bytes: u64,
     pub(crate) recovery: Recovery,
     pub(crate) keep_log_bytes: u64,
+    pub(crate) read_histograms: bool,
+    pub(crate) listener: Option<Listener>,
+    pub(crate) progress: Option<OnProgress>,
 }
 
 /// Opens a database with options. See [`Db::builder`].
@@ -157,6 +166,9 @@ impl Builder {
                 level1_bytes: 256 << 20,
                 recovery: Recovery::default(),
                 keep_log_bytes: 0,
+                read_histograms: false,
+                listener: None,
+                progress: None,
             },
         }
     }
@@ -309,6 +321,45 @@ impl Builder {
         self
     }
 
+    /// Whether [`Stats::histograms`](crate::Stats::histograms) tells how long point reads take. Default
+    /// false: looking at the clock twice costs each of them some 50 nanoseconds, and the histogram takes
+    /// 128 KiB of memory.
+    pub fn read_histograms(mut self, on: bool) -> Self {
+        self.options.read_histograms = on;
+        self
+    }
+
+    /// Who hears of flushes, compactions, stalls and trouble: see [`EventListener`]. Default nobody.
+    /// Costs reads and writes nothing.
+    pub fn listener(mut self, listener: Arc<dyn EventListener>) -> Self {
+        self.options.listener = Some(Listener(listener));
+        self
+    }
+
+    /// Who hears how far something is that takes long and that a caller waits for: `open`, `flush`,
+    /// `compact_range` and `fill_key_map`. `verify` and `repair_into` take a callback of their own.
+    /// Default nobody.
+    ///
+    /// It is called on the thread that waits: at the beginning, now and then, and at the end, if that
+    /// is a good one. It must not call the database, and what it does delays the work. If it panics,
+    /// that is logged and counted in [`Stats::callback_panics`](crate::Stats::callback_panics), and the
+    /// work goes on. What threads of the database do by themselves it does not hear of:
+    /// [`listener`](Self::listener) is for that.
+    ///
+    /// ```
+    /// # fn main() -> ashlardb::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let db = ashlardb::Db::builder(dir.path().join("db"))
+    ///     .on_progress(|p| eprintln!("{:?}: {} of {}", p.task, p.done, p.total))
+    ///     .open()?;
+    /// # db.close()
+    /// # }
+    /// ```
+    pub fn on_progress(mut self, callback: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.options.progress = Some(OnProgress(Arc::new(callback)));
+        self
+    }
+
     /// Opens the database, recovering what a crash left.
     ///
     /// Reads the manifest, each segment's footer and properties, and the logs that are not flushed.
@@ -404,6 +455,11 @@ impl Builder {
 impl Options {
     pub(crate) fn bloom_bits(&self) -> u8 {
         self.bloom_bits_per_key.unwrap_or(if self.hash_runs { 0 } else { 10 })
+    }
+
+    /// What point reads record how long they took, if they do: a part for each stripe of threads.
+    pub(super) fn read_times(&self) -> Option<Box<[Tally]>> {
+        self.read_histograms.then(|| (0..STRIPES).map(|_| Tally::default()).collect())
     }
 
     pub(crate) fn key_map(&self) -> MapOptions {

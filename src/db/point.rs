@@ -21,8 +21,8 @@ use crate::error::Result;
 use crate::hash::key_hash;
 use crate::iter::View;
 use crate::slice::{Lent, Value};
-use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, stripe};
 use crate::types::{Kind, MAX_KEY_LEN, SeqNo};
 use crate::version::Tree;
 
@@ -198,6 +198,22 @@ impl ReadFrom<'_> {
     }
 
     fn point<R>(&self, wanted: Wanted<'_>, take: impl FnOnce(Lent<'_>) -> R) -> Result<Option<R>> {
+        match &self.inner.read_times {
+            None => self.look_up(wanted, take),
+            Some(times) => {
+                let watch = self.inner.watch();
+                let outcome = self.look_up(wanted, take);
+                times[stripe()].record_time(watch.elapsed());
+                outcome
+            }
+        }
+    }
+
+    fn look_up<R>(
+        &self,
+        wanted: Wanted<'_>,
+        take: impl FnOnce(Lent<'_>) -> R,
+    ) -> Result<Option<R>> {
         if wanted.key.len() > MAX_KEY_LEN {
             // No such key can have been written.
             return Ok(None);

@@ -15,6 +15,7 @@
 //! belong to the keyspaces that were read: a state that there was.
 
 use super::keyspace_core::KeyspaceCore;
+use super::listener::Events;
 use super::log_shelf::LogShelf;
 use super::open::{Loaded, Parts, Recovered, load, segment_home};
 use super::options::{Background, Options};
@@ -273,7 +274,9 @@ fn read_once(
     check_exists(&env, dir)?;
     let home = segment_home(env.clone(), dir, options);
     let with_recovery = Options { recovery, ..options.clone() };
-    let loaded = load(home, &with_recovery, Manifest::load_to_read(&env, dir)?)?;
+    // Nothing happens that a listener could hear of.
+    let events = Events::new(None, true);
+    let loaded = load(home, &with_recovery, &events, Manifest::load_to_read(&env, dir)?)?;
     let Loaded { home, unsettled, state, live, read, mut notices } = loaded;
     let (later, now, _) = Manifest::load_to_read(&env, dir)?;
     let goes_on = match now.edit_number.cmp(&state.edit_number) {
@@ -313,6 +316,7 @@ fn read_once(
         live,
         recovered,
         shelf: LogShelf::new(0, Vec::new()),
+        events,
         notices,
         lock: None,
     };

@@ -17,6 +17,7 @@
 //! Invariants: the old database is only read; nothing is taken that no checksum confirms; whatever is
 //! passed over is in the report.
 
+use super::observe::Watch;
 use super::options::Options;
 use super::repair_cursor::{Newest, Piece, SalvagedRun};
 use super::repair_report::{SavedKeyspace, SharedBook, Uncertainty};
@@ -39,6 +40,7 @@ use crate::vfs::Env;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
+use tracing::field::Empty;
 
 /// What is known of a keyspace of the old database.
 struct Source {
@@ -69,6 +71,16 @@ pub(super) fn repair(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<RepairReport> {
     let env = &options.env;
+    let span = tracing::info_span!(
+        "repair",
+        dir = %dir.display(),
+        target = %target.display(),
+        keys = Empty,
+        lost = Empty,
+        micros = Empty,
+    );
+    let _entered = span.enter();
+    let watch = Watch::start(&*env.clock);
     let mut closed = Closed::open(env, dir)?;
     let mut report = RepairReport::default();
     let new = Unfinished::create(env, target)?;
@@ -85,6 +97,9 @@ pub(super) fn repair(
     report.notices.append(&mut closed.notices);
     let state = old.write(options, &new, &mut report, progress)?;
     new.complete(env, &state)?;
+    span.record("keys", report.keyspaces.iter().map(|k| k.keys).sum::<u64>());
+    span.record("lost", report.lost.len());
+    watch.note(&span);
     Ok(report)
 }
 

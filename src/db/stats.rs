@@ -1,6 +1,7 @@
 //! Sizes, shapes and counts of a database.
 
 use super::Inner;
+use super::histogram::{Histogram, Tally, nanoseconds};
 use super::point::ReadStats;
 use crate::compaction::Space;
 use crate::error::Error;
@@ -23,6 +24,14 @@ pub(super) struct Counters {
     pub(super) drops: AtomicU64,
     stalls: AtomicU64,
     stalled_ns: AtomicU64,
+    pub(super) flush_times: Tally,
+    pub(super) compaction_times: Tally,
+    pub(super) sync_times: Tally,
+    stall_times: Tally,
+    /// Operations of batches, but for those of one operation that were written without one.
+    pub(super) batches: Tally,
+    /// Entries that the flush under way has passed.
+    pub(super) flush_passed: AtomicU64,
     /// Delay that was ordered and is still too short to sleep for.
     saved_up_ns: AtomicU64,
 }
@@ -45,9 +54,10 @@ impl Counters {
     }
 
     pub(super) fn stalled(&self, time: Duration) {
-        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let ns = nanoseconds(time);
         self.stalls.fetch_add(1, Ordering::Relaxed);
         self.stalled_ns.fetch_add(ns, Ordering::Relaxed);
+        self.stall_times.record(ns);
     }
 
     /// Adds to the delay that is due, unless it would be worth sleeping for then.
@@ -151,6 +161,26 @@ impl KeyMapStats {
     }
 }
 
+/// How long things took, and how large they were, since the database was opened. Times are in
+/// nanoseconds of the database's clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Histograms {
+    /// Flushes that ended well.
+    pub flush_ns: Histogram,
+    /// Compactions that rewrote something and ended well.
+    pub compaction_ns: Histogram,
+    /// Times that a write was held back.
+    pub stall_ns: Histogram,
+    /// Syncs of the log, failed ones too.
+    pub sync_ns: Histogram,
+    /// Operations in each batch; a write without a batch is one of one operation.
+    pub batch_operations: Histogram,
+    /// Point reads, if [`Builder::read_histograms`](crate::Builder::read_histograms) is on: one for each
+    /// key of a `multi_get`, and what a closure given to `get_with` takes included.
+    pub get_ns: Histogram,
+}
+
 /// A database, as of one moment. Counts are since it was opened.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -199,6 +229,12 @@ pub struct Stats {
     pub stalls: u64,
     /// How long in all.
     pub stalled: Duration,
+    /// How long things took, and how large they were.
+    pub histograms: Histograms,
+    /// Times that a listener or a progress callback panicked.
+    pub callback_panics: u64,
+    /// Events that no listener heard of, because too many stalls waited for it.
+    pub events_left_out: u64,
     /// The failure of the last flush or compaction, until one succeeds.
     pub background_error: Option<Error>,
     /// Segments that compactions found damaged and leave alone, with the damage.
@@ -335,6 +371,24 @@ impl fmt::Display for Stats {
             self.flushes, self.compactions, self.moves
         )?;
         writeln!(f, "stalls         {}, {:?} in all", self.stalls, self.stalled)?;
+        let h = &self.histograms;
+        let times = [
+            ("flush", &h.flush_ns),
+            ("compaction", &h.compaction_ns),
+            ("stall", &h.stall_ns),
+            ("sync", &h.sync_ns),
+            ("get", &h.get_ns),
+        ];
+        for (what, times) in times.into_iter().filter(|(_, times)| times.count() > 0) {
+            let time = Duration::from_nanos;
+            writeln!(
+                f,
+                "each {what:<10}{:.1?} in the middle, {:.1?} for 1 in 100, {:.1?} at most",
+                time(times.p50()),
+                time(times.p99()),
+                time(times.max())
+            )?;
+        }
         if let Some(error) = &self.background_error {
             writeln!(f, "background work failed: {error}")?;
         }
@@ -352,6 +406,26 @@ impl fmt::Display for Stats {
 }
 
 impl Inner {
+    fn histograms(&self) -> Histograms {
+        let c = &self.counters;
+        // While others write, this may be a batch off.
+        let operations = c.operations.load(Ordering::Relaxed);
+        let mut batch_operations = c.batches.load();
+        batch_operations.record_many(1, operations.saturating_sub(batch_operations.sum()));
+        let mut get_ns = Histogram::default();
+        for stripe in self.read_times.iter().flatten() {
+            get_ns.merge(&stripe.load());
+        }
+        Histograms {
+            flush_ns: c.flush_times.load(),
+            compaction_ns: c.compaction_times.load(),
+            stall_ns: c.stall_times.load(),
+            sync_ns: c.sync_times.load(),
+            batch_operations,
+            get_ns,
+        }
+    }
+
     pub(super) fn stats(&self) -> Stats {
         let state = self.state.load_full();
         let names: Vec<_> = self.keyspaces.lock().values().cloned().collect();
@@ -431,6 +505,9 @@ impl Inner {
             syncs: count(&c.syncs),
             stalls: count(&c.stalls),
             stalled: Duration::from_nanos(count(&c.stalled_ns)),
+            histograms: self.histograms(),
+            callback_panics: self.events.panics(),
+            events_left_out: self.events.left_out(),
             background_error: failed,
             quarantined: quarantined.into_iter().map(|(_, error)| error).collect(),
             poisoned: self.poisoned.lock().clone(),

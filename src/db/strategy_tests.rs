@@ -1,6 +1,7 @@
 //! Every strategy on small databases, against a model: random operations, jobs that overlap, and
 //! another strategy at each reopening. After every edit the order of versions is checked.
 
+use super::event::CompactionReason;
 use super::*;
 use crate::compaction::{Job, Mood};
 use crate::cursor::{Cursor, Seek};
@@ -111,7 +112,7 @@ impl Sim {
         while !self.jobs.is_empty() {
             let at = self.below(self.jobs.len() as u64) as usize;
             let job = self.jobs.swap_remove(at);
-            self.db().inner().run_claimed(&job).unwrap();
+            self.db().inner().run_claimed(&job, CompactionReason::Due, &|_| {}).unwrap();
             check_order(&tree(self.db()));
         }
     }
@@ -181,7 +182,7 @@ impl Sim {
             55..=84 if !self.jobs.is_empty() => {
                 let at = self.below(self.jobs.len() as u64) as usize;
                 let job = self.jobs.swap_remove(at);
-                self.db().inner().run_claimed(&job).unwrap();
+                self.db().inner().run_claimed(&job, CompactionReason::Due, &|_| {}).unwrap();
                 check_order(&tree(self.db()));
             }
             85..=88 => {

@@ -7,6 +7,7 @@
 //! What costs nothing and the next opening mends is a notice: a torn tail, a damaged copy of an edit of the
 //! manifest whose other copy is sound. Everything else is damage, whether keys are lost by it or not.
 
+use super::observe::Watch;
 use super::open::LOCK_NAME;
 use super::{DEFAULT_ID, DEFAULT_KEYSPACE, Inner};
 use crate::checksum::uuid_salt;
@@ -21,6 +22,7 @@ use crate::vfs::{Env, OpenMode, VfsLock};
 use crate::wal::{LogFiles, Walk, open_logs, parse_log_file_name};
 use std::io;
 use std::path::{Path, PathBuf};
+use tracing::field::Empty;
 
 /// What [`Db::verify`](crate::Db::verify) or [`Builder::verify`](crate::Builder::verify) found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -231,6 +233,12 @@ impl DatabaseReport {
         }
     }
 
+    fn note(&self, span: &tracing::Span, bytes: u64, watch: &Watch<'_>) {
+        span.record("bytes_in", bytes);
+        span.record("damage", self.damage.len());
+        watch.note(span);
+    }
+
     fn add_segment(&mut self, file: PathBuf, keyspace: String, report: VerifyReport) {
         let places = report.damage.iter().cloned();
         self.damage.extend(places.map(|damage| DamagedPlace::in_segment(&file, &keyspace, damage)));
@@ -284,6 +292,9 @@ pub(super) fn verify_closed(
     env: &Env,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<DatabaseReport> {
+    let span = verify_span(dir);
+    let _entered = span.enter();
+    let watch = Watch::start(&*env.clock);
     let mut closed = Closed::open(env, dir)?;
     let mut report = DatabaseReport::default();
     let manifest = dir.join(MANIFEST_NAME);
@@ -323,7 +334,14 @@ pub(super) fn verify_closed(
         progress(done, total);
     }
     report.notices.append(&mut closed.notices);
+    report.note(&span, total, &watch);
     Ok(report)
+}
+
+/// For all that is read to be verified.
+fn verify_span(dir: &Path) -> tracing::Span {
+    let dir = dir.display();
+    tracing::info_span!("verify", %dir, bytes_in = Empty, damage = Empty, micros = Empty)
 }
 
 impl Inner {
@@ -331,6 +349,9 @@ impl Inner {
     pub(super) fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<DatabaseReport> {
         self.check_open()?;
         let (env, dir) = (&self.home.env, &self.home.dir);
+        let span = verify_span(dir);
+        let _entered = span.enter();
+        let watch = self.watch();
         let mut report = DatabaseReport::default();
         let (logs, floor, end) = {
             // No log is begun or appended to, and none is given up, while these are opened.
@@ -372,6 +393,7 @@ impl Inner {
             progress(done, total);
             report.add_segment(segment.path(), name(segment.meta.keyspace), found);
         }
+        report.note(&span, total, &watch);
         Ok(report)
     }
 }

@@ -32,6 +32,7 @@ impl<S: MapSegment, T: Table> KeyMap<S, T> {
         // Opened once for all of them.
         let mut runs = Runs::new(&sources);
         let mut filled = false;
+        let mut span = None;
         for done in 0..FILL_AT_ONCE {
             let mut committer = self.committer.lock();
             if done > 0 && committer.edits != edits {
@@ -45,6 +46,7 @@ impl<S: MapSegment, T: Table> KeyMap<S, T> {
             let room = self.room(&committer);
             let counted = committer.counted[shard];
             drop(committer);
+            span.get_or_insert_with(|| tracing::debug_span!("key_map_fill", shard).entered());
 
             let bits = self.options.fingerprint_bits;
             let built = build::<_, T>(&mut runs, shard, load_of(shard), top_vbn, bits, room);

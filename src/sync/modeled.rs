@@ -108,7 +108,7 @@ pub(crate) mod atomic {
         };
     }
 
-    atomic!(AtomicU64, u64, Mistake::Relaxed64, [fetch_add fetch_sub]);
+    atomic!(AtomicU64, u64, Mistake::Relaxed64, [fetch_add fetch_sub fetch_max]);
     atomic!(AtomicU32, u32, Mistake::OfTheModel, [fetch_add fetch_sub fetch_or fetch_and]);
     atomic!(AtomicUsize, usize, Mistake::RelaxedSize, [fetch_add fetch_sub]);
     atomic!(AtomicBool, bool, Mistake::OfTheModel, []);

@@ -76,6 +76,9 @@ pub(crate) struct Replayed {
     pub(crate) last_log: Option<(LogId, u64)>,
     /// The logs replayed, oldest first.
     pub(crate) logs: Vec<LogId>,
+    /// The records in them, and their bytes.
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
     /// What of each of them is not known to be durable: to be made so by
     /// [`renew`](super::renew).
     pub(crate) uncertain: Vec<Uncertain>,
@@ -361,6 +364,8 @@ fn replay_log(
             Err(wrong @ Malformed::Unsupported(_)) => return Err(wrong.at(&log.path, offset)),
         }
         durable = durable.max(record.durable(offset).unwrap_or(0));
+        done.records += 1;
+        done.bytes += record.len();
         offset = end;
     }
     match successor {

@@ -7,7 +7,7 @@ use crate::open;
 use crate::output::{Output, answer};
 use crate::plot;
 use crate::point::done;
-use ashlardb::{Error, KeyspaceStats, Stats};
+use ashlardb::{Error, Histogram, KeyspaceStats, Stats};
 use serde_json::{Value, json};
 
 pub fn stats(args: &args::Stats, json: bool) -> Result<(), Failure> {
@@ -68,10 +68,25 @@ fn stats_json(stats: &Stats) -> Value {
         "syncs": stats.syncs,
         "stalls": stats.stalls,
         "stalled_ms": u64::try_from(stats.stalled.as_millis()).unwrap_or(u64::MAX),
+        "flush_ns": histogram_json(&stats.histograms.flush_ns),
+        "compaction_ns": histogram_json(&stats.histograms.compaction_ns),
+        "stall_ns": histogram_json(&stats.histograms.stall_ns),
+        "sync_ns": histogram_json(&stats.histograms.sync_ns),
         "background_error": stats.background_error.as_ref().map(Error::to_string),
         "quarantined": stats.quarantined.iter().map(Error::to_string).collect::<Vec<_>>(),
         "poisoned": stats.poisoned,
         "recovery_notices": stats.recovery_notices,
+    })
+}
+
+fn histogram_json(histogram: &Histogram) -> Value {
+    json!({
+        "count": histogram.count(),
+        "mean": histogram.mean(),
+        "p50": histogram.p50(),
+        "p99": histogram.p99(),
+        "p999": histogram.p999(),
+        "max": histogram.max(),
     })
 }
 

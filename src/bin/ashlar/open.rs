@@ -3,18 +3,22 @@
 use crate::args::Bounds;
 use crate::bytes::from_argument;
 use crate::failure::Failure;
-use ashlardb::{DEFAULT_KEYSPACE, Db, Error, Keyspace, ReadOnlyDb, ReadOnlyKeyspace};
+use crate::progress::Progress;
+use ashlardb::{
+    Builder, DEFAULT_KEYSPACE, Db, Error, Keyspace, ReadOnlyDb, ReadOnlyKeyspace, Task,
+};
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::Mutex;
 
 /// Opens a database that must exist.
 pub fn existing(path: &Path) -> Result<Db, Failure> {
-    Ok(Db::builder(path).create_if_missing(false).open()?)
+    Ok(with_bars(Db::builder(path)).create_if_missing(false).open()?)
 }
 
 /// Opens a database that must exist, only to read, also while another process has it open.
 pub fn to_read(path: &Path) -> Result<ReadOnlyDb, Failure> {
-    Ok(Db::builder(path).open_read_only()?)
+    Ok(with_bars(Db::builder(path)).open_read_only()?)
 }
 
 /// A keyspace to read; the default one if there is no name.
@@ -24,7 +28,37 @@ pub fn keyspace_to_read(db: &ReadOnlyDb, name: Option<&str>) -> Result<ReadOnlyK
 
 /// Opens a database, or creates it.
 pub fn or_create(path: &Path) -> Result<Db, Failure> {
-    Ok(Db::builder(path).create_if_missing(true).open()?)
+    Ok(with_bars(Db::builder(path)).create_if_missing(true).open()?)
+}
+
+/// Shows a bar for what takes long: recovery of a large log, a flush, a compaction.
+fn with_bars(builder: Builder) -> Builder {
+    /// Less, in bytes or entries, is done before anybody has seen a bar.
+    const WORTH_A_BAR: u64 = 4 << 20;
+    let shown: Mutex<Option<(Task, Progress)>> = Mutex::new(None);
+    builder.on_progress(move |now| {
+        let Ok(mut shown) = shown.lock() else { return };
+        if now.done == now.total {
+            *shown = None;
+            return;
+        }
+        if now.total < WORTH_A_BAR && now.task != Task::KeyMap {
+            return;
+        }
+        if shown.as_ref().is_none_or(|(task, _)| *task != now.task) {
+            let (bar, what) = match now.task {
+                Task::Recovery => (Progress::bytes(Some(0)), "reading the log"),
+                Task::Compaction => (Progress::bytes(Some(0)), "compacting"),
+                Task::Flush => (Progress::steps(), "flushing"),
+                _ => (Progress::steps(), "filling the key map"),
+            };
+            bar.message(what.to_owned());
+            *shown = Some((now.task, bar));
+        }
+        if let Some((_, bar)) = &*shown {
+            bar.set(now.done, now.total);
+        }
+    })
 }
 
 /// A keyspace that must exist; the default one if there is no name.

@@ -23,6 +23,11 @@ impl Progress {
         Progress::new(None, "{spinner} {human_pos} rows  {rate} rows/s")
     }
 
+    /// Progress in steps, whose number is said with each.
+    pub fn steps() -> Progress {
+        Progress::new(Some(0), "{wide_bar} {human_pos}/{human_len}  {eta} left  {msg}")
+    }
+
     fn new(total: Option<u64>, template: &str) -> Progress {
         let target = if io::stderr().is_terminal() {
             ProgressDrawTarget::stderr()
