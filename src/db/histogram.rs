@@ -259,7 +259,9 @@ mod tests {
             let tally = Tally::default();
             let value = |_| chance.next_u64() >> (63 - chance.next_u64() % bits);
             let mut values: Vec<u64> = (0..10_007).map(value).collect();
-            values.iter().for_each(|value| tally.record(*value));
+            for value in &values {
+                tally.record(*value);
+            }
             values.sort_unstable();
             let found = tally.load();
             assert_eq!(found.count(), values.len() as u64);
