@@ -28,7 +28,7 @@ mod newer;
 mod segment;
 
 use ashlardb::vfs::Env;
-use ashlardb::{Background, Backups, Db, Error, SegmentReader};
+use ashlardb::{Background, Backups, Change, Db, Error, SegmentReader, SeqNo};
 use damage::Expected;
 use database::{Contents, Files};
 use segment::Segment;
@@ -182,6 +182,41 @@ fn contents(db: &Db) -> Result<Contents, Error> {
         }
     }
     Ok(contents)
+}
+
+#[test]
+fn golden_logs_give_the_changes_that_were_made() {
+    let golden = files_under(&golden_dir());
+    let env = env_with("db", &databases(&golden)["feed"]);
+    let db = Db::builder("db").env(env).open_read_only().expect("it opens");
+    let mut found = Vec::new();
+    for batch in db.changes_since(SeqNo(0)).expect("the logs are kept") {
+        let batch = batch.expect("they are sound");
+        let changes = batch.changes.iter().map(|change| match change {
+            Change::Put { keyspace, key, .. } => {
+                format!("{} in {}", key.escape_ascii(), keyspace.name)
+            }
+            Change::Clear { keyspace } => format!("{} cleared", keyspace.name),
+            Change::Keyspaces(live) => {
+                live.iter().map(|k| format!("{}/{}", k.id, k.name)).collect::<Vec<_>>().join(" ")
+            }
+            other => format!("{other:?}"),
+        });
+        found.push(format!("{} {}", batch.last, changes.collect::<Vec<_>>().join(", ")));
+    }
+    let expected = [
+        "0 0/default",
+        "1 first in default",
+        "1 0/default 1/other",
+        "2 gone in other",
+        "3 other cleared",
+        "3 0/default 1/other 2/dropped",
+        "4 a in dropped",
+        "4 0/default 1/other",
+        "5 kept in other",
+        "6 last in default",
+    ];
+    assert_eq!(found, expected);
 }
 
 #[test]

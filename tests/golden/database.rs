@@ -116,10 +116,31 @@ fn read_record(file: &[u8], salt: u64, offset: usize) -> Option<(Record, usize)>
         assert!(!batches.is_empty());
     } else if kind == 0x81 && length == 8 {
         edit = u64_at(file, offset + 26);
+    } else if kind == 0x82 {
+        check_note(&mut Input::new(&file[offset + 26..end]));
     } else {
         assert!(kind & 0x80 != 0 || (matches!(kind, 2 | 3) && length == 0));
     }
     Some((Record { offset, end, kind, seqno, durable, batches, edit }, end))
+}
+
+/// What a record says about keyspaces.
+fn check_note(input: &mut Input<'_>) {
+    let what = input.int(1);
+    assert!(what <= 2);
+    let mut before = None;
+    while !input.is_empty() {
+        let id = input.varint();
+        assert!(before.is_none_or(|before| before < id), "by rising id");
+        before = Some(id);
+        if what < 2 {
+            let name = input.bytes().to_vec();
+            assert!(String::from_utf8(name).is_ok());
+            input.varint();
+        }
+        assert!(what == 0 || input.is_empty(), "nothing to spare");
+    }
+    assert!(before.is_some());
 }
 
 fn read_op(input: &mut Input<'_>) -> Op {

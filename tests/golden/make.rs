@@ -162,6 +162,11 @@ struct Database {
 const DIR: &str = "db";
 
 fn open(env: &Env) -> Db {
+    open_with_logs(env, 0)
+}
+
+/// Keeps so many bytes of logs for feeds.
+fn open_with_logs(env: &Env, keep: u64) -> Db {
     Db::builder(DIR)
         .env(env.clone())
         .background(Background::Manual)
@@ -169,6 +174,7 @@ fn open(env: &Env) -> Db {
         // What makes other files by default is no concern of the format.
         .compaction(Compaction::Leveled)
         .level0_runs(2)
+        .keep_log_bytes(keep)
         .open()
         .expect("a healthy database opens")
 }
@@ -248,6 +254,26 @@ fn chain() -> Files {
     }
     database.put("second/last", "not synced");
     database.files()
+}
+
+/// Logs below the floor, kept for feeds, with records of every kind on keyspaces.
+fn feed() -> Files {
+    let env = env(108);
+    let db = open_with_logs(&env, 1 << 20);
+    let database = Database { env, db };
+    let db = &database.db;
+    database.put("first", "1");
+    let other = db.keyspace("other").expect("a keyspace");
+    other.put("gone", "by the clear").expect("a put succeeds");
+    other.clear().expect("a clear succeeds");
+    db.flush().expect("a flush succeeds");
+    db.keyspace("dropped").expect("a keyspace").put("a", "2").expect("a put succeeds");
+    db.drop_keyspace("dropped").expect("it is dropped");
+    other.put("kept", "3").expect("a put succeeds");
+    db.flush().expect("a flush succeeds");
+    database.put("last", "4");
+    drop(other);
+    database.close()
 }
 
 /// One log whose last record, never synced, was cut by a crash.
@@ -554,6 +580,7 @@ pub fn golden() -> Files {
         ("versions-hash-run", versions()),
         ("unclean-hash-run", unclean()),
         ("allowed", allowed()),
+        ("feed", feed()),
     ];
     for (name, database) in databases {
         for (file, bytes) in database {
