@@ -91,6 +91,28 @@ pub(crate) struct Shown<'a> {
     pub(crate) kind: Kind,
 }
 
+/// A range of keys that a range tombstone covers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hidden<'a> {
+    /// The tombstone's number.
+    pub(crate) newest: SeqNo,
+    pub(crate) start: &'a [u8],
+    /// Exclusive; an empty one is none.
+    pub(crate) end: &'a [u8],
+}
+
+impl Hidden<'_> {
+    /// Whether it covers a key.
+    pub(crate) fn covers(&self, key: &[u8]) -> bool {
+        *self.start <= *key && self.ends_behind(key)
+    }
+
+    /// Whether a key comes before its end.
+    pub(crate) fn ends_behind(&self, key: &[u8]) -> bool {
+        self.end.is_empty() || *key < *self.end
+    }
+}
+
 /// A position in an ordered sequence of entries.
 pub(crate) trait Cursor: Send {
     /// Begins a `seek` there: finds out what memory it will need and asks for that, so that the
@@ -141,6 +163,11 @@ pub(crate) trait Cursor: Send {
     /// Whether the entry is the newest version of its key here. `false` also if that is not known.
     fn is_newest(&self) -> bool {
         false
+    }
+    /// From a key of a range that a tombstone covers, goes on past what the tombstone hides for certain,
+    /// where that can be skipped: forward or backward. By default nothing can.
+    fn pass_hidden(&mut self, _hidden: &Hidden<'_>, _forward: bool) -> Result<()> {
+        Ok(())
     }
     /// From a version of `key`, goes to the first one at or before `snapshot`, or to what follows
     /// the key if there is none.
@@ -219,6 +246,10 @@ impl<C: Cursor + ?Sized> Cursor for Box<C> {
 
     fn is_newest(&self) -> bool {
         (**self).is_newest()
+    }
+
+    fn pass_hidden(&mut self, hidden: &Hidden<'_>, forward: bool) -> Result<()> {
+        (**self).pass_hidden(hidden, forward)
     }
 
     fn skip_newer(&mut self, key: &[u8], snapshot: SeqNo) -> Result<()> {

@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Unsupported,
     /// Writes are refused until the database is opened again.
     Poisoned,
+    /// Code that the database was given failed: mend that. Nothing was lost.
+    UserCode,
 }
 
 /// Everything that can go wrong.
@@ -188,6 +190,31 @@ pub enum Error {
         /// another database.
         newest: SeqNo,
     },
+    /// A merge operator refused an operand, could not merge, or panicked. Nothing is lost: value and
+    /// operands are kept as they are.
+    #[error("the merge operator {operator:?} failed: {reason}")]
+    MergeFailed {
+        /// The operator's name.
+        operator: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A keyspace lacks the merge operator that a call needs, or has another one.
+    #[error("keyspace {keyspace:?}: {reason}")]
+    MergeOperator {
+        /// The keyspace's name.
+        keyspace: String,
+        /// What is missing or wrong, and what to do.
+        reason: String,
+    },
+    /// A time to live is zero, or reaches past what can be written down. Nothing was written.
+    #[error("a time to live of {ttl_ms} ms {reason}")]
+    InvalidTtl {
+        /// The time to live, in milliseconds.
+        ttl_ms: u128,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
 }
 
 impl Error {
@@ -215,7 +242,10 @@ impl Error {
             | Error::InvalidKeyspaceName { .. }
             | Error::WrongDatabase
             | Error::OutOfOrder { .. }
-            | Error::SegmentFull { .. } => ErrorKind::InvalidInput,
+            | Error::SegmentFull { .. }
+            | Error::MergeOperator { .. }
+            | Error::InvalidTtl { .. } => ErrorKind::InvalidInput,
+            Error::MergeFailed { .. } => ErrorKind::UserCode,
         }
     }
 

@@ -45,6 +45,7 @@ mod compaction;
 mod compression;
 mod cursor;
 mod db;
+mod deletes;
 mod error;
 mod flush;
 mod hash;
@@ -61,6 +62,7 @@ mod types;
 mod version;
 mod wal;
 
+pub mod merge;
 pub mod vfs;
 
 pub use compression::Compression;
@@ -68,10 +70,10 @@ pub use db::{
     Background, BackupInfo, BackupReport, Backups, Builder, Change, ChangeBatch, ChangeIter,
     ChangedKeyspace, Compaction, CompactionAction, CompactionInfo, CompactionReason,
     DEFAULT_KEYSPACE, DamagedPlace, DatabaseReport, Db, Durability, Event, EventListener,
-    FlushInfo, Histogram, Histograms, IterOptions, KeyMapStats, Keyspace, KeyspaceStats,
-    LevelStats, LogReport, LostPlace, MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, Progress, ReadOnlyDb,
-    ReadOnlyKeyspace, ReadStats, RecoveryInfo, RepairReport, SavedKeyspace, SegmentReport,
-    SegmentSummary, Snapshot, StallCause, Stats, Task, Uncertainty, WriteBatch,
+    FlushInfo, Histogram, Histograms, IterOptions, KeyMapStats, Keyspace, KeyspaceOptions,
+    KeyspaceStats, LevelStats, LogReport, LostPlace, MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, Progress,
+    ReadOnlyDb, ReadOnlyKeyspace, ReadStats, RecoveryInfo, RepairReport, SavedKeyspace,
+    SegmentReport, SegmentSummary, Snapshot, StallCause, Stats, Task, Uncertainty, WriteBatch,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use iter::RangeIter;
@@ -96,3 +98,8 @@ pub mod fuzzing {
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// And those in the guide.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide.md")]
+struct Guide;

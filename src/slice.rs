@@ -99,6 +99,11 @@ impl<'a> Lent<'a> {
         self.bytes
     }
 
+    /// The same without its first bytes.
+    pub(crate) fn behind(self, bytes: usize) -> Self {
+        Lent { bytes: self.bytes.get(bytes..).unwrap_or_default(), owner: self.owner }
+    }
+
     /// A value of one's own: a copy or a share.
     #[inline]
     pub(crate) fn to_bytes(self) -> Bytes {

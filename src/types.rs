@@ -53,14 +53,32 @@ impl SeqNo {
     pub const MAX: SeqNo = SeqNo(u64::MAX);
 }
 
-/// What an entry says about its key. The numbers are those of the file formats (FORMAT.md, "Kinds").
+/// The bits of an entry's flags that make a [`Kind`]: its number, and whether it expires.
+pub(crate) const KIND_BITS: u8 = 0b1_0111;
+
+/// How many bytes an expiry takes in front of a value.
+pub(crate) const EXPIRY_LEN: usize = 8;
+
+/// What an entry says about its key. The numbers are those of the file formats (FORMAT.md, "Kinds"),
+/// with the flag that an entry expires: of such an entry, the first eight bytes of the value are
+/// when it does, in milliseconds since the Unix epoch, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 #[repr(u8)]
 pub enum Kind {
     /// The key has this value.
     Put = 1,
     /// The key is absent (a point tombstone).
     Delete = 2,
+    /// What was there before is to be merged with this operand.
+    Merge = 3,
+    /// All keys of a range are absent (a range tombstone). Of an operation in a log only: the key is where
+    /// the range starts, the value where it ends, exclusive; an empty value: nowhere.
+    DeleteRange = 4,
+    /// The key has this value until some time, and is absent from then on.
+    PutUntil = 0x11,
+    /// The same as `Merge` until some time, and nothing from then on.
+    MergeUntil = 0x13,
 }
 
 impl Kind {
@@ -70,6 +88,10 @@ impl Kind {
         match n {
             1 => Some(Kind::Put),
             2 => Some(Kind::Delete),
+            3 => Some(Kind::Merge),
+            4 => Some(Kind::DeleteRange),
+            0x11 => Some(Kind::PutUntil),
+            0x13 => Some(Kind::MergeUntil),
             _ => None,
         }
     }
@@ -78,6 +100,54 @@ impl Kind {
     /// implement: such an entry is not damage, it needs a newer library.
     #[must_use]
     pub fn is_reserved(n: u8) -> bool {
-        (3..=6).contains(&n)
+        (4..=6).contains(&(n & 0b111))
+    }
+
+    /// Whether it is a merge operand.
+    #[must_use]
+    pub fn is_merge(self) -> bool {
+        matches!(self, Kind::Merge | Kind::MergeUntil)
+    }
+
+    /// Whether the value begins with an expiry.
+    #[must_use]
+    pub fn expires(self) -> bool {
+        matches!(self, Kind::PutUntil | Kind::MergeUntil)
+    }
+
+    /// The fewest bytes that the value of such an entry has.
+    pub(crate) fn least_value(self) -> usize {
+        if self.expires() { EXPIRY_LEN } else { 0 }
+    }
+
+    /// The same, without an expiry.
+    pub(crate) fn lasting(self) -> Kind {
+        match self {
+            Kind::PutUntil => Kind::Put,
+            Kind::MergeUntil => Kind::Merge,
+            other => other,
+        }
+    }
+
+    /// The same, with an expiry.
+    pub(crate) fn expiring(self) -> Kind {
+        match self {
+            Kind::Put => Kind::PutUntil,
+            Kind::Merge => Kind::MergeUntil,
+            other => other,
+        }
+    }
+}
+
+/// When an entry expires, and its value proper. One of a kind that does not expire never does; a
+/// value that is too short for an expiry, which decoders refuse, expired long ago.
+#[inline]
+pub(crate) fn split_expiry(kind: Kind, value: &[u8]) -> (u64, &[u8]) {
+    if !kind.expires() {
+        return (u64::MAX, value);
+    }
+    match value.split_first_chunk::<EXPIRY_LEN>() {
+        Some((expiry, value)) => (u64::from_le_bytes(*expiry), value),
+        None => (0, &[]),
     }
 }

@@ -632,3 +632,64 @@ fn nothing_is_said_but_the_answer_when_nobody_is_watching() {
     assert_eq!(place.ok(&["export", "db", "-", "--format", "tsv"]), "a\t1\n");
     assert!(Path::new(&place.path("out.tsv")).exists());
 }
+
+#[test]
+fn what_was_merged_by_an_operator_that_is_not_known_does_not_hide_the_rest() {
+    use ashlardb::{Db, KeyspaceOptions, merge};
+    let place = Place::new();
+    let own = || merge::MergeFn::new("own", |_, _, operands| operands.last().map(|o| o.to_vec()));
+    let options = |other: bool| {
+        let options = KeyspaceOptions::new();
+        if other { options.merge_operator(merge::AddI64) } else { options.merge_operator(own()) }
+    };
+    {
+        let db = Db::builder(place.path("db")).merge_operator(own()).open().expect("it opens");
+        db.put("plain", "1").expect("a put");
+        db.merge("merged", "2").expect("a merge");
+        let counts = db.keyspace_with("counts", &options(true)).expect("a keyspace");
+        counts.merge("n", 5i64.to_le_bytes()).expect("a merge");
+        counts.merge("n", 6i64.to_le_bytes()).expect("a merge");
+        let more = db.keyspace_with("more", &options(false)).expect("a keyspace");
+        more.merge("k", "3").expect("a merge");
+        db.keyspace("third").expect("a keyspace").put("k", "v").expect("a put");
+        let hour = std::time::Duration::from_secs(3_600);
+        db.keyspace("third").expect("it").put_with_ttl("l", "w", hour).expect("a put");
+        db.flush().expect("a flush");
+        db.merge("merged", "4").expect("a merge");
+        db.close().expect("it closes");
+    }
+    assert!(place.ok(&["verify", "db"]).contains("no damage found"));
+    for db in ["db", "new"] {
+        let stats = place.json(&["stats", db]);
+        assert_eq!(stats["keyspaces"].as_array().map(Vec::len), Some(4), "{stats}");
+        assert_eq!(place.ok(&["keyspace", "list", db]), "counts\ndefault\nmore\nthird\n");
+        for arguments in [
+            &["get", db, "merged"][..],
+            &["get", db, "plain"],
+            &["scan", db],
+            &["export", db, "rows.tsv"],
+            &["compact", db],
+            &["set", db, "plain", "2"],
+            &["get", db, "k", "--keyspace", "more"],
+            &["scan", db, "--keyspace", "more"],
+        ] {
+            let message = place.fails(1, arguments);
+            assert!(message.contains("merge operator, \"own\""), "{arguments:?}: {message}");
+        }
+        // The others are as ever.
+        assert_eq!(
+            place.ok(&["get", db, "6e", "--keyspace", "counts", "--hex"]),
+            "0b00000000000000\n"
+        );
+        assert_eq!(place.ok(&["scan", db, "--keyspace", "third"]), "k\tv\nl\tw\n");
+        if db == "db" {
+            assert!(place.ok(&["repair", "db", "new"]).contains("2 keys saved"));
+        }
+    }
+    let db = Db::builder(place.path("new")).merge_operator(own()).open().expect("it opens");
+    assert_eq!(db.get("merged").expect("it is read").expect("it is there"), "4");
+    let more = db.keyspace_with("more", &options(false)).expect("a keyspace");
+    assert_eq!(more.get("k").expect("it is read").expect("it is there"), "3");
+    // When a row expires is not exported.
+    assert!(place.run(&["export", "--help"]).out.windows(12).any(|text| text == b"expires is n"));
+}

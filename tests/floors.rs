@@ -23,6 +23,8 @@ const ROOMS: &[(u8, &str)] = &[
     (0, "slice"),
     (0, "cursor"),
     (0, "prefetch"),
+    (0, "merge"),
+    (0, "deletes"),
     (1, "vfs"),
     (2, "segment"),
     (3, "memtable"),

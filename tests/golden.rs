@@ -106,7 +106,7 @@ fn assert_same_lines(what: &str, found: &[String], expected: &[&str]) {
 }
 
 fn env_with(dir: &str, files: &Files) -> Env {
-    let env = Env::in_memory(1);
+    let env = make::env_at(1, make::READ_AT_MS);
     make::write_dir(&env, Path::new(dir), files);
     env
 }
@@ -116,11 +116,15 @@ fn open_segment(bytes: &[u8]) -> Result<SegmentReader, Error> {
     SegmentReader::open_in(&env, "segment")
 }
 
-/// The newest version of each key, unless it is a tombstone.
-fn live(segment: &Segment) -> BTreeMap<Vec<u8>, Vec<u8>> {
+/// The newest version of each key.
+fn newest(segment: &Segment) -> impl Iterator<Item = &segment::Entry> {
     let mut seen = BTreeSet::new();
-    let entries = segment.entries.iter().filter(|entry| seen.insert(entry.key.clone()));
-    let puts = entries.filter(|entry| entry.kind == 1);
+    segment.entries.iter().filter(move |entry| seen.insert(&entry.key))
+}
+
+/// The same, unless it is a tombstone or an operand.
+fn live(segment: &Segment) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let puts = newest(segment).filter(|entry| entry.kind == 1);
     puts.map(|entry| (entry.key.clone(), entry.value.clone())).collect()
 }
 
@@ -143,7 +147,14 @@ fn golden_segments_read_as_expected() {
         assert!(report.is_sound(), "{name}: {:?}", report.damage);
         assert_eq!(report.entries, segment.entries.len() as u64);
         let live = live(&segment);
+        let operands = newest(&segment).filter(|entry| entry.kind == 3);
+        let operands: BTreeSet<&[u8]> = operands.map(|entry| &entry.key[..]).collect();
         for entry in &segment.entries {
+            if operands.contains(&entry.key[..]) {
+                let refused = reader.get(&entry.key);
+                assert!(matches!(refused, Err(Error::MergeOperator { .. })), "{name}");
+                continue;
+            }
             let value = reader.get(&entry.key).expect("a sound segment is read");
             assert_eq!(value.as_deref(), live.get(&entry.key).map(Vec::as_slice), "{name}");
         }
@@ -152,6 +163,11 @@ fn golden_segments_read_as_expected() {
             let (key, value) = pair.expect("a sound segment is read");
             (key.to_vec(), value.to_vec())
         };
+        if !operands.is_empty() {
+            assert!(reader.get_range::<&[u8]>(..).any(|pair| pair.is_err()), "{name}");
+            read += 1;
+            continue;
+        }
         let range = || reader.get_range::<&[u8]>(..).map(pairs);
         assert!(range().eq(live.clone()), "{name}, forwards");
         assert!(range().rev().eq(live.into_iter().rev()), "{name}, backwards");
@@ -169,6 +185,7 @@ fn open_database(env: &Env) -> Result<Db, Error> {
         .env(env.clone())
         .background(Background::Manual)
         .create_if_missing(false)
+        .ready_made_operators(true)
         .open()
 }
 
@@ -229,7 +246,7 @@ fn golden_databases_read_as_expected() {
         let path = format!("databases/{name}.expected.jsonl");
         assert_same_lines(name, &found, &lines_of(&files, &path));
 
-        let expected = database::contents(store);
+        let expected = database::contents(store, make::READ_AT_MS);
         let env = env_with("db", store);
         let torn = *name == "torn";
         // The second time without what recovery has to do at the first; the third after a flush.
@@ -240,6 +257,14 @@ fn golden_databases_read_as_expected() {
             assert_eq!(contents(&db).expect("it is read"), expected, "{name}, pass {pass}");
             let report = db.verify(&mut |_, _| {}).expect("it can be judged");
             assert!(report.is_sound(), "{name}: {report:?}");
+            if pass == 0 {
+                // Opening changes nothing of what was there.
+                let after = make::read_dir(&env, Path::new("db"));
+                assert!(after["MANIFEST"].starts_with(&store["MANIFEST"]), "{name}");
+                for (file, bytes) in store.iter().filter(|(file, _)| file.ends_with(".seg")) {
+                    assert!(after.get(file) == Some(bytes), "{file} of {name}");
+                }
+            }
             if pass == 1 {
                 db.flush().expect("a flush succeeds");
                 db.wait_idle().expect("compactions succeed");
@@ -285,6 +310,39 @@ fn golden_backups_read_as_expected() {
     let segments = store.keys().filter(|name| name.ends_with(".seg"));
     assert!(segments.eq(&named), "each is named, and some by both");
     assert_eq!(named.len(), 4);
+}
+
+/// All that the format has a number for is in some golden file.
+#[test]
+fn every_kind_is_in_a_golden_file() {
+    let files = files_under(&golden_dir());
+    let (mut changes, mut operations) = (BTreeSet::new(), BTreeSet::new());
+    let (mut entries, mut properties) = (BTreeSet::new(), BTreeSet::new());
+    let (mut operators, mut has_ttl) = (BTreeSet::new(), false);
+    for store in databases(&files).values() {
+        let manifest = database::read_manifest(&store["MANIFEST"]);
+        changes.extend(manifest.edits.iter().flat_map(|(_, _, kinds)| kinds.clone()));
+        for keyspace in manifest.keyspaces.values() {
+            operators.extend(keyspace.merge_operator.clone());
+            has_ttl |= keyspace.default_ttl.is_some();
+        }
+        for log in database::chain(store, manifest.log_floor) {
+            let batches = log.records.into_iter().flat_map(|record| record.batches);
+            operations.extend(batches.flatten().map(|op| (op.kind, op.expiry.is_some())));
+        }
+        for bytes in store.iter().filter(|(name, _)| name.ends_with(".seg")).map(|(_, b)| b) {
+            let segment = segment::read(bytes);
+            let all = segment.entries.iter();
+            entries.extend(all.map(|entry| (entry.kind, entry.expiry.is_some())));
+            properties.extend(segment.description.properties.into_keys());
+        }
+    }
+    assert!(changes.is_superset(&(1..=12).collect()), "{changes:?}");
+    let in_blocks = BTreeSet::from([(1, false), (1, true), (2, false), (3, false), (3, true)]);
+    assert_eq!(entries, in_blocks);
+    assert_eq!(operations, in_blocks.into_iter().chain([(4, false)]).collect());
+    assert!(properties.is_superset(&(0x8010..=0x8013).collect()), "{properties:x?}");
+    assert_eq!((operators.len(), has_ttl), (4, true), "{operators:?}");
 }
 
 /// The number behind the first "byte " of a message.
@@ -451,7 +509,7 @@ fn damage_is_noticed_where_and_as_expected() {
             observe_segment(&below[""], &segment::read(&files[base]))
         } else {
             let sound = base.strip_prefix("databases/").expect("a database");
-            observe_database(&below, &database::contents(&databases[sound]))
+            observe_database(&below, &database::contents(&databases[sound], make::READ_AT_MS))
         };
         if !line.ends_with(&format!("{}}}", found.line())) {
             wrong.push(format!("expected {line}\n   found {}", found.line()));

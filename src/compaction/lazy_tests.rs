@@ -179,8 +179,7 @@ fn output_is_cut_at_the_keys_asked_for_unless_the_piece_would_be_tiny() {
         table.insert(KS, &[key], u64::from(key), SeqNo(u64::from(key) + 1), Kind::Put, &[7; 300]);
         table.insert(KS, &[key], u64::from(key), SeqNo(u64::from(key) + 501), Kind::Put, &[7; 300]);
     }
-    let retention =
-        Retention { boundaries: vec![SeqNo(0), SeqNo(300), SeqNo(1000)], clears: vec![] };
+    let retention = Retention::new(vec![SeqNo(0), SeqNo(300), SeqNo(1000)], vec![]);
     let write = |cuts: &[u8], min_piece_bytes| {
         let cuts = cuts.iter().map(|k| Key(vec![*k].into())).collect();
         let spec = OutputSpec { cuts, min_piece_bytes, ..spec(0, 1 << 20) };

@@ -38,7 +38,7 @@ fn run(
     }
     // Every version has a reader.
     let boundaries = (0..=*next_seqno).map(SeqNo).collect();
-    let retention = Retention { boundaries, clears: vec![] };
+    let retention = Retention::new(boundaries, vec![]);
     let (older, next) = (OlderData::default(), || ids.next());
     let mut cursor = table.cursor(KS);
     let spec = spec(0, segment_bytes);

@@ -24,16 +24,18 @@ mod merge;
 mod output;
 mod shape;
 mod tiered;
+mod versions;
 
 pub(crate) use fifo::Fifo;
 pub(crate) use lazy::{ALPHA_BUSY, ALPHA_CALM, LazyLeveling};
 pub(crate) use leveled::Leveled;
 pub(crate) use merge::{Entries, InputMerge, LentEntry};
 pub(crate) use output::{
-    CHECK_EVERY, KeyTest, OlderData, Output, OutputSpec, Retention, remove_segments, write_run,
+    CHECK_EVERY, KeyTest, OlderData, Output, OutputSpec, remove_segments, write_run,
 };
 pub(crate) use shape::Space;
 pub(crate) use tiered::Tiered;
+pub(crate) use versions::Retention;
 
 use crate::slice::Key;
 use crate::sync::Arc;
@@ -249,3 +251,5 @@ mod merge_tests;
 mod strategy_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod versions_tests;

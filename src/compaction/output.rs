@@ -1,16 +1,9 @@
-//! Writing a sorted run: which versions are kept, and where segments are cut.
+//! Writing a sorted run: where segments are cut, and what is known of the data outside of a job.
 //!
-//! Flushes and compactions share this. A version is kept if some reader may need it: one at a
-//! snapshot, or any later one. Snapshots cut the sequence numbers into stripes; of one key, the
-//! newest version in each stripe is kept and the rest shadowed.
-//!
-//! ```text
-//! sequence numbers   ──────●────────●────────────────●──▶
-//! boundaries               s1       s2           visible
-//! stripe                0  │   1    │        2       │
-//! ```
+//! Flushes and compactions share this. Which versions are kept [`Versions`] says.
 
 use super::merge::Entries;
+use super::versions::{Retention, Sink, Versions};
 use crate::error::{Error, Result};
 use crate::segment::{SegmentOptions, SegmentWriter};
 use crate::slice::Key;
@@ -20,29 +13,6 @@ use crate::version::{RunNo, Segment, SegmentHome, SegmentMeta};
 use std::cmp::Ordering;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-
-/// What readers may still need.
-#[derive(Clone, Debug)]
-pub(crate) struct Retention {
-    /// The snapshots, rising, and last the newest published sequence number: every later reader
-    /// sees at least that.
-    pub(crate) boundaries: Vec<SeqNo>,
-    /// Where the keyspace was cleared, rising.
-    pub(crate) clears: Vec<SeqNo>,
-}
-
-impl Retention {
-    fn stripe(&self, seqno: SeqNo) -> usize {
-        self.boundaries.partition_point(|boundary| *boundary < seqno)
-    }
-
-    /// Whether a clear hides the version from every reader of its stripe. A version that is newer
-    /// than every boundary is never taken for cleared.
-    fn is_cleared(&self, seqno: SeqNo, stripe: usize) -> bool {
-        let Some(reader) = self.boundaries.get(stripe) else { return false };
-        self.clears.iter().any(|clear| seqno <= *clear && clear <= reader)
-    }
-}
 
 /// A question about a key.
 pub(crate) type KeyTest<'a> = dyn Fn(&[u8]) -> bool + 'a;
@@ -65,13 +35,19 @@ impl<'a> OlderData<'a> {
         OlderData { runs, answer: None, is_absent: None }
     }
 
+    /// Where every key may have an older version.
+    #[cfg(test)]
+    pub(super) fn everywhere() -> Self {
+        OlderData { answer: Some((true, Bound::Unbounded)), ..OlderData::default() }
+    }
+
     /// With something that knows better than the runs' key ranges: it is asked about tombstones.
     pub(crate) fn unless(self, is_absent: &'a KeyTest<'a>) -> Self {
         OlderData { is_absent: Some(is_absent), ..self }
     }
 
     /// Whether an older version of `key` may be there, exactly. Keys as for `may_hold`.
-    fn may_hide(&mut self, key: &[u8]) -> bool {
+    pub(super) fn may_hide(&mut self, key: &[u8]) -> bool {
         self.may_hold(key) && !self.is_absent.is_some_and(|is_absent| is_absent(key))
     }
 
@@ -142,6 +118,8 @@ pub(crate) struct Output {
     pub(crate) entries_in: u64,
     pub(crate) entries_out: u64,
     pub(crate) bytes_written: u64,
+    /// The first failure of the merge operator. What it was to merge was kept as it is.
+    pub(crate) merge_error: Option<Error>,
 }
 
 /// How many entries pass between two looks at whether to stop: so it is also how far a run is.
@@ -154,14 +132,21 @@ pub(crate) fn write_run<E: Entries + ?Sized>(
     home: &SegmentHome,
     entries: &mut E,
     retention: &Retention,
-    mut older: OlderData<'_>,
+    older: OlderData<'_>,
     spec: &OutputSpec,
     next_id: &dyn Fn() -> SegmentId,
     stop: &dyn Fn() -> bool,
 ) -> Result<Output> {
-    let mut writer =
-        RunWriter { home, spec, next_id, cuts: &spec.cuts, open: None, output: Output::default() };
-    let outcome = fill(entries, retention, &mut older, &mut writer, stop);
+    let mut writer = RunWriter {
+        home,
+        spec,
+        next_id,
+        cuts: &spec.cuts,
+        open: None,
+        at_new_key: true,
+        output: Output::default(),
+    };
+    let outcome = fill(entries, Versions::new(retention, older), &mut writer, stop);
     match outcome {
         Ok(()) => Ok(writer.output),
         Err(error) => {
@@ -173,13 +158,11 @@ pub(crate) fn write_run<E: Entries + ?Sized>(
 
 fn fill<E: Entries + ?Sized>(
     entries: &mut E,
-    retention: &Retention,
-    older: &mut OlderData<'_>,
+    mut versions: Versions<'_, '_>,
     writer: &mut RunWriter<'_>,
     stop: &dyn Fn() -> bool,
 ) -> Result<()> {
     let mut key = Vec::new();
-    let mut last_stripe = None;
     let mut started = false;
     entries.first()?;
     while let Some(entry) = entries.entry() {
@@ -192,34 +175,17 @@ fn fill<E: Entries + ?Sized>(
             // An input is not sorted. Going on could part a tombstone from what it hides.
             return Err(Error::OutOfOrder { entry: writer.output.entries_in });
         }
-        let new_key = order == Ordering::Greater;
-        if new_key {
+        if order == Ordering::Greater {
+            versions.end(&key, writer)?;
             key.clear();
             key.extend_from_slice(entry.key);
-            last_stripe = None;
+            writer.at_new_key = true;
             started = true;
         }
-        let seqno = entry.seqno;
-        let stripe = retention.stripe(seqno);
-        let shadowed = last_stripe == Some(stripe);
-        last_stripe = Some(stripe);
-        if !shadowed && !retention.is_cleared(seqno, stripe) {
-            // In the oldest stripe, with nothing older anywhere, a version stands for itself: a
-            // tombstone hides nothing, and a put needs no number to be told from an older one.
-            match entry.kind {
-                Kind::Delete if stripe == 0 && !older.may_hide(&key) => {}
-                kind => {
-                    let elide = stripe == 0
-                        && kind == Kind::Put
-                        && retention.clears.is_empty()
-                        && !older.may_hold(&key);
-                    let seqno = if elide { SeqNo::ZERO } else { seqno };
-                    writer.add(&key, new_key, seqno, kind, entry.value)?;
-                }
-            }
-        }
+        versions.add(&key, &entry, writer)?;
         entries.next()?;
     }
+    versions.end(&key, writer)?;
     writer.close()?;
     if !writer.output.segments.is_empty() {
         let dir = &writer.home.dir;
@@ -235,20 +201,15 @@ struct RunWriter<'a> {
     /// The cuts that are still ahead.
     cuts: &'a [Key],
     open: Option<(SegmentId, PathBuf, SegmentWriter)>,
+    /// No version of the key that is being decided about was written yet.
+    at_new_key: bool,
     output: Output,
 }
 
-impl RunWriter<'_> {
-    fn add(
-        &mut self,
-        key: &[u8],
-        new_key: bool,
-        seqno: SeqNo,
-        kind: Kind,
-        value: &[u8],
-    ) -> Result<()> {
+impl Sink for RunWriter<'_> {
+    fn write(&mut self, key: &[u8], seqno: SeqNo, kind: Kind, value: &[u8]) -> Result<()> {
         // All versions of a key stay together, whatever the size.
-        if new_key {
+        if std::mem::take(&mut self.at_new_key) {
             let at_cut = self.pass_cuts(key);
             let full = |w: &SegmentWriter| {
                 let bytes = w.estimated_bytes();
@@ -274,6 +235,12 @@ impl RunWriter<'_> {
         Ok(())
     }
 
+    fn merge_failed(&mut self, error: Error) {
+        self.output.merge_error.get_or_insert(error);
+    }
+}
+
+impl RunWriter<'_> {
     /// Whether a cut lies behind the key before and not behind this one.
     fn pass_cuts(&mut self, key: &[u8]) -> bool {
         let mut passed = false;

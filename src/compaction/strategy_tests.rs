@@ -84,7 +84,7 @@ impl Quarry {
                 }
             }
         }
-        Tree { id: KS, hash_seed: 0, clears: vec![], levels }
+        Tree { id: KS, hash_seed: 0, clears: vec![], deletes: Arc::default(), levels }
     }
 }
 
@@ -185,7 +185,13 @@ fn done(quarry: &Quarry, tree: &Tree, job: &Job, next_run: &mut u64) -> Tree {
         };
         runs.into_values().map(run).collect()
     };
-    Tree { id: KS, hash_seed: 0, clears: vec![], levels: levels.into_iter().map(runs).collect() }
+    Tree {
+        id: KS,
+        hash_seed: 0,
+        clears: vec![],
+        deletes: Arc::default(),
+        levels: levels.into_iter().map(runs).collect(),
+    }
 }
 
 #[test]
@@ -297,7 +303,7 @@ fn fifo_drops_the_oldest_until_the_rest_fits_and_what_is_too_old() {
     let run = |at: usize, number| Run { segments: vec![quarry.place(of(at), 0, number)] };
     let mut levels: Vec<Vec<Run>> = vec![Vec::new(); LEVELS];
     levels[0] = vec![run(3, 9), run(3, 8), run(8, 7), run(3, 6)];
-    let tree = Tree { id: KS, hash_seed: 0, clears: vec![], levels };
+    let tree = Tree { id: KS, hash_seed: 0, clears: vec![], deletes: Arc::default(), levels };
     let numbers = |job: Option<Job>| -> Vec<u64> {
         job.map_or(vec![], |job| job.segments().map(|s| s.meta.run.0).collect())
     };
@@ -331,7 +337,7 @@ fn fifo_jobs_at_once_drop_no_more_than_one_alone() {
     };
     let mut levels: Vec<Vec<Run>> = vec![Vec::new(); LEVELS];
     levels[0] = [(3, 9), (2, 8), (1, 7), (0, 6)].map(run).into();
-    let tree = Tree { id: KS, hash_seed: 0, clears: vec![], levels };
+    let tree = Tree { id: KS, hash_seed: 0, clears: vec![], deletes: Arc::default(), levels };
     let total: u64 = tree.segments().map(|s| s.meta.file_len).sum();
     let fifo = Fifo { max_bytes: total - 1, max_age: None };
     let mut busy = Busy::default();

@@ -65,7 +65,7 @@ fn all(cursor: &mut dyn Cursor) -> Vec<Entry> {
 /// What a reader at a snapshot sees of a history, given the clears at or before that snapshot.
 fn seen(entries: &[Entry], snapshot: SeqNo, clears: &[SeqNo]) -> BTreeMap<Vec<u8>, ()> {
     let floor = clears.iter().copied().filter(|clear| *clear <= snapshot).max();
-    let view = View { snapshot, floor };
+    let view = View { snapshot, floor, now_ms: 0 };
     let mut newest: BTreeMap<Vec<u8>, (u64, Kind)> = BTreeMap::new();
     for (key, seqno, kind) in entries {
         if SeqNo(*seqno) <= snapshot && newest.get(key).is_none_or(|(old, _)| old < seqno) {
@@ -106,7 +106,7 @@ fn every_reader_sees_after_a_merge_what_it_saw_before_and_nothing_superfluous_is
         let mut clears: Vec<SeqNo> =
             (0..rng.next_u64() % 3).map(|_| SeqNo(rng.next_u64() % 201)).collect();
         clears.sort();
-        let retention = Retention { boundaries: boundaries.clone(), clears: clears.clone() };
+        let retention = Retention::new(boundaries.clone(), clears.clone());
         let cursors = || tables.iter().map(|t| Arc::clone(t).cursor(KS) as Box<dyn Cursor>);
         let before = all(&mut MergeCursor::new(cursors().collect()));
         let ids = Ids(Cell::new(0));
@@ -151,7 +151,7 @@ fn every_reader_sees_after_a_merge_what_it_saw_before_and_nothing_superfluous_is
 fn an_input_out_of_order_stops_the_merge() {
     let (home, ids) = (home(), Ids(Cell::new(0)));
     let unsorted = vec![segment(&home, &ids, 20..30, 1), segment(&home, &ids, 0..10, 2)];
-    let retention = Retention { boundaries: vec![SeqNo(1000)], clears: vec![] };
+    let retention = Retention::new(vec![SeqNo(1000)], vec![]);
     let mut cursor = RunCursor::new(unsorted, SCAN);
     let older = OlderData::default();
     let next = || ids.next();
@@ -173,7 +173,7 @@ pub(super) fn segment(
         table.insert(KS, &[key], key_hash(&[key], 0), SeqNo(seqno), Kind::Put, &[seqno as u8; 300]);
     }
     // A boundary in front keeps the sequence numbers.
-    let retention = Retention { boundaries: vec![SeqNo(0), SeqNo(1000)], clears: vec![] };
+    let retention = Retention::new(vec![SeqNo(0), SeqNo(1000)], vec![]);
     let mut cursor = table.cursor(KS);
     let older = OlderData::default();
     let next = || ids.next();
@@ -207,7 +207,7 @@ pub(super) fn tree(
     for runs in &mut levels {
         runs.sort_by_key(|run| std::cmp::Reverse(run.segments[0].meta.run));
     }
-    Tree { id: KS, hash_seed: 0, clears: vec![], levels }
+    Tree { id: KS, hash_seed: 0, clears: vec![], deletes: Arc::default(), levels }
 }
 
 pub(super) fn starts(job: &Job) -> Vec<Vec<u8>> {

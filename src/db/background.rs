@@ -24,15 +24,18 @@
 
 use super::event::{CompactionReason, Event};
 use super::observe::{Made, may_move};
+use super::spent::range_deletes_of;
 use super::{Background, Committer, Inner, MemSlot, ReadState};
 use crate::compaction::{
     Action, Busy, CHECK_EVERY, InputMerge, Job, Mood, OlderData, Output, OutputRun, OutputSpec,
     Retention, Situation, remove_segments, write_run,
 };
+use crate::deletes::RangeDeletes;
 use crate::error::{Error, Result};
 use crate::flush::{FlushPart, flush_memtable};
 use crate::hash::key_hash;
 use crate::keymap::MapEdit;
+use crate::merge::MergeOperator;
 use crate::segment::SegmentOptions;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, MutexGuard};
@@ -49,6 +52,8 @@ use std::time::Duration;
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How long next to nothing must have been written for a database to count as calm.
 const CALM_AFTER: Duration = Duration::from_secs(1);
+/// How long one memtable at least is left alone in which ranges were deleted, after another.
+const FREEZE_EVERY: Duration = Duration::from_secs(10);
 /// How much that is: this share of a write buffer, which so would last for a minute.
 const CALM_SHARE: usize = 64;
 
@@ -63,11 +68,14 @@ pub(super) struct BackgroundState {
     last_keyspace: Option<KeyspaceId>,
     /// Callers that wait for everything to be done.
     pub(super) waiting: usize,
+    /// When a memtable was last frozen because ranges were deleted in it.
+    froze_deletes: Option<Duration>,
     /// The bytes written in all when a thread last found that many had come, and when that was.
     quiet_since: (u64, Duration),
     /// The failure of the last flush, until one succeeds.
     pub(super) flush_error: Option<Error>,
-    /// The failure of the last compaction, until one succeeds.
+    /// The failure of the last compaction, until one succeeds; or what a merge operator failed with in
+    /// it, which fails no compaction.
     pub(super) compaction_error: Option<Error>,
     pub(super) stopping: bool,
 }
@@ -186,12 +194,19 @@ impl Inner {
 
     fn flush_slot(&self, slot: &Arc<MemSlot>, watch: &dyn Fn(u64)) -> Result<Made> {
         let version = Arc::clone(&self.state.load().version);
-        let boundaries = self.boundaries();
+        let (boundaries, expired_by) = self.boundaries();
+        let flushed = SeqNo(slot.last_seqno.load(Ordering::Acquire));
+        let applied = flushed.min(boundaries[0]);
         let part = |keyspace| {
             let tree: &Tree = version.trees.get(&keyspace)?;
-            let clears = tree.clears.clone();
-            let retention = Retention { boundaries: boundaries.clone(), clears };
-            let spec = self.output_spec(tree, 0);
+            let (boundaries, clears) = (boundaries.clone(), tree.clears.clone());
+            let mut deletes = Arc::clone(&tree.deletes);
+            if let Some(own) = slot.table.range_deletes(keyspace) {
+                Arc::make_mut(&mut deletes).add_all(&own);
+            }
+            let operator = self.operator_of(keyspace);
+            let spec = self.output_spec(tree, 0, applied, &deletes);
+            let retention = Retention { boundaries, clears, deletes, expired_by, operator };
             let is_absent = Box::new(|key: &[u8]| self.is_absent(tree, key, &[]));
             Some(FlushPart { tree, retention, spec, is_absent })
         };
@@ -206,6 +221,10 @@ impl Inner {
         // Before the memtable goes, or it would count twice.
         passed.store(0, Ordering::Relaxed);
         let outputs = outputs?;
+        for error in outputs.iter().filter_map(|output| output.merge_error.as_ref()) {
+            // What it was to merge is there as it was written; whoever reads it gets the error.
+            tracing::error!(%error, "a flush leaves operands unmerged");
+        }
         let mut made = Made::default();
         for output in &outputs {
             made.bytes_written += output.bytes_written;
@@ -214,7 +233,6 @@ impl Inner {
             made.outputs.extend(Made::ids(&output.segments));
         }
         let segments = outputs.into_iter().flat_map(|output| output.segments).collect();
-        let flushed = SeqNo(slot.last_seqno.load(Ordering::Acquire));
         self.install(Vec::new(), segments, OutputRun::New, Some((slot, flushed)))?;
         self.counters.flushes.fetch_add(1, Ordering::Relaxed);
         self.counters.flushed_bytes.fetch_add(made.bytes_written, Ordering::Relaxed);
@@ -232,14 +250,29 @@ impl Inner {
         candidates.is_some_and(|mut found| found.all(|(segment, _)| is_input(&segment)))
     }
 
+    /// The merge operator of a keyspace, if it was given.
+    pub(super) fn operator_of(&self, keyspace: KeyspaceId) -> Option<Arc<dyn MergeOperator>> {
+        let keyspaces = self.keyspaces.lock();
+        keyspaces.values().find(|core| core.id == keyspace)?.shared_operator()
+    }
+
     /// For the committer only, under its lock.
     fn next_run(&self) -> RunNo {
         RunNo(self.ids.run.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// How segments of a keyspace are written to a level.
-    pub(super) fn output_spec(&self, tree: &Tree, level: u8) -> OutputSpec {
+    /// How a run is written from which nothing is left that these tombstones hide, up to the number
+    /// `applied`.
+    pub(super) fn output_spec(
+        &self,
+        tree: &Tree,
+        level: u8,
+        applied: SeqNo,
+        deletes: &RangeDeletes,
+    ) -> OutputSpec {
         let segment = SegmentOptions {
+            // Files of those that delete no ranges say nothing of it.
+            deletes_applied: if deletes.is_empty() { SeqNo::ZERO } else { applied },
             compression: self.options.compression,
             bloom_bits_per_key: self.options.bloom_bits(),
             hash_run: self.options.hash_runs,
@@ -291,14 +324,36 @@ impl Inner {
 
     /// Does the most urgent compaction, if one is due; if there is time, one that tidies up.
     pub(super) fn compact_one(&self) -> Result<bool> {
-        Ok(self.compact(Mood::Busy)? || self.is_calm() && self.compact(Mood::Calm)?)
+        Ok(self.compact(Mood::Busy)?
+            || self.is_calm() && (self.freeze_deletes()? || self.compact(Mood::Calm)?))
+    }
+
+    /// Freezes the active memtable if ranges were deleted in it: before it is flushed, nothing goes of what
+    /// they hide, and every read looks for them there. Once in a while at most.
+    pub(super) fn freeze_deletes(&self) -> Result<bool> {
+        let state = self.state.load();
+        if !state.active.table.has_range_deletes() || !state.frozen.is_empty() {
+            return Ok(false);
+        }
+        drop(state);
+        let now = self.home.env.clock.monotonic();
+        {
+            let mut background = self.background.lock();
+            let last = background.froze_deletes.replace(now);
+            if last.is_some_and(|last| now.saturating_sub(last) < FREEZE_EVERY) {
+                background.froze_deletes = last;
+                return Ok(false);
+            }
+        }
+        self.freeze()?;
+        Ok(true)
     }
 
     pub(super) fn compact(&self, mood: Mood) -> Result<bool> {
         if self.is_poisoned.load(Ordering::Acquire) {
             return Ok(false);
         }
-        if self.drop_cleared()? {
+        if self.drop_spent()? {
             return Ok(true);
         }
         let Some(job) = self.claim(mood) else { return Ok(false) };
@@ -308,6 +363,11 @@ impl Inner {
         };
         self.run_claimed(&job, reason, &|_| {})?;
         Ok(true)
+    }
+
+    /// The most urgent job in a tree: the strategy's, or else one for range tombstones.
+    pub(super) fn pick(&self, tree: &Tree, now: &Situation<'_>) -> Option<Job> {
+        self.strategy.pick(tree, now).or_else(|| self.pick_for_hidden(tree, now))
     }
 
     /// Chooses a job and marks what it needs as taken.
@@ -325,7 +385,7 @@ impl Inner {
             trees.iter().partition(|(id, _)| last.is_some_and(|last| **id <= last));
         let now = self.situation(&busy, mood);
         let mut trees = behind.into_iter().chain(before);
-        let job = trees.find_map(|(_, tree)| self.strategy.pick(tree, &now))?;
+        let job = trees.find_map(|(_, tree)| self.pick(tree, &now))?;
         background.last_keyspace = Some(job.keyspace);
         background.busy.take(&job);
         background.compacting += 1;
@@ -333,19 +393,25 @@ impl Inner {
     }
 
     /// Runs a job whose segments are marked busy, and unmarks them. `share` hears now and then, with
-    /// nothing held, which share of it is done.
+    /// nothing held, which share of it is done. Gives what a merge operator failed with: the job is done
+    /// all the same.
     pub(super) fn run_claimed(
         &self,
         job: &Job,
         reason: CompactionReason,
         share: &dyn Fn(f64),
-    ) -> Result<()> {
+    ) -> Result<Option<Error>> {
         let outcome = self.observe_job(job, reason, || self.run_job(job, share));
         let mut background = self.background.lock();
         background.compacting -= 1;
         background.busy.release(job);
         match &outcome {
-            Ok(()) => background.compaction_error = None,
+            Ok(unmerged) => {
+                if let Some(error) = unmerged {
+                    tracing::error!(%error, "a compaction leaves operands unmerged");
+                }
+                background.compaction_error.clone_from(unmerged);
+            }
             Err(Error::Closed) => {}
             Err(error) => {
                 tracing::error!(%error, "a compaction failed");
@@ -392,11 +458,15 @@ impl Inner {
             self.install(removed, metas, job.output, None)?;
             return Ok(Made { outputs, ..Made::default() });
         }
-        let retention = Retention { boundaries: self.boundaries(), clears: tree.clears.clone() };
+        let (boundaries, expired_by) = self.boundaries();
+        let applied = state.version.flushed.min(boundaries[0]);
+        let (clears, deletes) = (tree.clears.clone(), Arc::clone(&tree.deletes));
+        let operator = self.operator_of(tree.id);
+        let mut spec = self.output_spec(tree, job.output_level, applied, &deletes);
+        let retention = Retention { boundaries, clears, deletes, expired_by, operator };
         let mut merge = InputMerge::new(job.inputs.clone());
         let is_absent = |key: &[u8]| self.is_absent(tree, key, &removed);
         let older = older_than(tree, &removed).unless(&is_absent);
-        let mut spec = self.output_spec(tree, job.output_level);
         spec.segment_bytes = job.piece_bytes.unwrap_or(spec.segment_bytes);
         let entries: u64 = removed.iter().map(|s| s.meta.entries).sum();
         let passed = Cell::new(0_u64);
@@ -415,12 +485,13 @@ impl Inner {
             &stop,
         )?;
         drop(merge);
-        let Output { segments, bytes_written, entries_in, entries_out } = output;
+        let Output { segments, bytes_written, entries_in, entries_out, merge_error } = output;
         let outputs = Made::ids(&segments);
         self.install(removed, segments, job.output, None)?;
         self.counters.compactions.fetch_add(1, Ordering::Relaxed);
         self.counters.compacted_bytes.fetch_add(bytes_written, Ordering::Relaxed);
-        Ok(Made { outputs, bytes_written, entries_in, entries_out })
+        // The job is done: what could not be merged is there as it was.
+        Ok(Made { outputs, bytes_written, entries_in, entries_out, unmerged: merge_error })
     }
 
     /// Commits what a job made: one manifest edit, then the new version, then the old files go.
@@ -462,6 +533,7 @@ impl Inner {
             removed.iter().map(|s| Change::RemoveSegment(s.meta.id)).collect();
         changes.extend(added.iter().cloned().map(Change::AddSegment));
         if let Some((slot, flushed)) = flushed {
+            changes.extend(range_deletes_of(slot, &committer.state));
             changes.push(Change::LogFloor(self.floor_without(slot)));
             changes.push(Change::Flushed(flushed.max(committer.state.flushed)));
         }
@@ -485,7 +557,7 @@ impl Inner {
                 if let Some((slot, _)) = flushed {
                     frozen.retain(|other| !Arc::ptr_eq(other, slot));
                 }
-                ReadState { active: Arc::clone(&state.active), frozen, version }
+                ReadState::new(Arc::clone(&state.active), frozen, version)
             });
         };
         #[cfg(test)]
@@ -605,51 +677,6 @@ impl Inner {
         if let Err(error) = removed {
             tracing::warn!(%error, "cannot remove an old log; the next flush tries again");
         }
-    }
-
-    /// Removes segments whose every entry was cleared for every reader, without reading them, and
-    /// forgets clears that hide nothing any more.
-    fn drop_cleared(&self) -> Result<bool> {
-        let state = self.state.load_full();
-        let oldest = self.boundaries()[0];
-        for tree in state.version.trees.values() {
-            let Some(clear) = tree.floor(oldest) else { continue };
-            let gone: Vec<Arc<Segment>> = {
-                let background = self.background.lock();
-                let hidden = |s: &&Arc<Segment>| s.meta.largest <= clear && !background.busy.has(s);
-                tree.segments().filter(hidden).cloned().collect()
-            };
-            if !gone.is_empty() {
-                self.observe_cleared(tree.id, &gone, || {
-                    self.install(gone.clone(), Vec::new(), OutputRun::New, None)
-                })?;
-                return Ok(true);
-            }
-            let mut committer = self.committer.lock();
-            let known = committer.state.keyspaces.get(&tree.id);
-            let mut known = known.map_or(Vec::new(), |k| k.clears.clone());
-            known.retain(|c| *c <= clear);
-            // Every reader is past this clear, so those before it say nothing more.
-            let superseded = known.iter().rev().copied().find(|c| *c < clear);
-            let remains = committer
-                .state
-                .segments
-                .values()
-                .any(|meta| meta.keyspace == tree.id && meta.smallest <= clear);
-            let spent = known.contains(&clear) && !remains && committer.state.flushed >= clear;
-            if let Some(seqno) = if spent { Some(clear) } else { superseded } {
-                let changes = vec![Change::ForgetClears { id: tree.id, seqno }];
-                self.commit_edit(&mut committer, Edit { changes })?;
-                let version = Arc::new(Version::build(&committer.state, &committer.live));
-                self.change_state(|state| ReadState {
-                    active: Arc::clone(&state.active),
-                    frozen: state.frozen.clone(),
-                    version,
-                });
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Takes a fresh look at how far compaction is behind.

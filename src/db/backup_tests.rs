@@ -435,7 +435,7 @@ fn pruning_keeps_the_newest_and_what_they_need() {
     let expected: BTreeMap<u64, &Contents> = states.iter().map(|(n, s)| (*n, s)).collect();
     let mut backups = Backups::open_in(&env, BACKUPS).unwrap();
     assert!(matches!(backups.prune(0), Err(Error::InvalidOption { .. })));
-    assert_eq!(backups.prune(5).unwrap(), []);
+    assert_eq!(backups.prune(5).unwrap(), Vec::<u64>::new());
     assert_eq!(segments(&vfs).len(), 5);
     drop(backups);
 

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::slice::{Key, Value};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
-use crate::types::{KeyspaceId, Kind, SeqNo};
+use crate::types::{KeyspaceId, Kind, SeqNo, split_expiry};
 use crate::wal::{
     Followed, FollowedWhat, KeyspaceNote, LogTail, NotedKeyspace, Op, Peeked, batches,
 };
@@ -57,6 +57,28 @@ pub enum Change {
         key: Key,
         /// Its value; likewise.
         value: Value,
+        /// When it expires, if it does, in milliseconds since the Unix epoch.
+        expires_ms: Option<u64>,
+    },
+    /// An operand was merged, by the keyspace's [merge operator](crate::merge).
+    Merge {
+        /// In which keyspace.
+        keyspace: ChangedKeyspace,
+        /// The key.
+        key: Key,
+        /// The operand.
+        operand: Value,
+        /// When it expires, if it does, in milliseconds since the Unix epoch.
+        expires_ms: Option<u64>,
+    },
+    /// All keys of a range were removed.
+    DeleteRange {
+        /// From which keyspace.
+        keyspace: ChangedKeyspace,
+        /// Where the range starts.
+        start: Key,
+        /// Where it ends, exclusive; `None`: nowhere.
+        end: Option<Key>,
     },
     /// A key was removed, if it was there.
     Delete {
@@ -358,9 +380,19 @@ impl ChangeIter {
         };
         let keyspace = ChangedKeyspace { id: op.keyspace, name: Arc::clone(&known.name) };
         let key = Key(payload.slice_ref(op.key));
+        let (expires_ms, value) = split_expiry(op.kind, op.value);
+        let expires_ms = op.kind.expires().then_some(expires_ms);
+        let value = || Value(payload.slice_ref(value));
         Ok(match op.kind {
-            Kind::Put => Change::Put { keyspace, key, value: Value(payload.slice_ref(op.value)) },
+            Kind::Put | Kind::PutUntil => Change::Put { keyspace, key, value: value(), expires_ms },
             Kind::Delete => Change::Delete { keyspace, key },
+            Kind::Merge | Kind::MergeUntil => {
+                Change::Merge { keyspace, key, operand: value(), expires_ms }
+            }
+            Kind::DeleteRange => {
+                let end = Some(Key(value().0)).filter(|end| !end.is_empty());
+                Change::DeleteRange { keyspace, start: key, end }
+            }
         })
     }
 }

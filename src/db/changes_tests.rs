@@ -35,8 +35,17 @@ fn since(db: &Db, seqno: u64) -> Vec<ChangeBatch> {
 fn shown(batch: &ChangeBatch) -> String {
     let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
     let change = |change: &Change| match change {
-        Change::Put { keyspace, key, value } => {
-            format!("{}:{}={}", keyspace.name, text(key), text(value))
+        Change::Put { keyspace, key, value, expires_ms } => {
+            let until = expires_ms.map_or(String::new(), |at| format!("@{at}"));
+            format!("{}:{}={}{until}", keyspace.name, text(key), text(value))
+        }
+        Change::Merge { keyspace, key, operand, expires_ms } => {
+            let until = expires_ms.map_or(String::new(), |at| format!("@{at}"));
+            format!("{}:{}+{}{until}", keyspace.name, text(key), text(operand))
+        }
+        Change::DeleteRange { keyspace, start, end } => {
+            let end = end.as_ref().map_or(String::new(), |end| text(end));
+            format!("{}:{}..{end}-", keyspace.name, text(start))
         }
         Change::Delete { keyspace, key } => format!("{}:{}-", keyspace.name, text(key)),
         Change::Clear { keyspace } => format!("{} cleared", keyspace.name),
@@ -54,10 +63,12 @@ fn all_shown(batches: &[ChangeBatch]) -> Vec<String> {
     batches.iter().map(shown).collect()
 }
 
+type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// A copy that is kept by a feed.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Replica {
-    keyspaces: BTreeMap<KeyspaceId, (String, BTreeMap<Vec<u8>, Vec<u8>>)>,
+    keyspaces: BTreeMap<KeyspaceId, (String, Entries)>,
     at: SeqNo,
     /// A feed said that it does not know.
     unsure: bool,
@@ -74,7 +85,8 @@ impl Replica {
         self.at = batch.last;
         for change in &batch.changes {
             match change {
-                Change::Put { keyspace, key, value } => {
+                Change::Merge { .. } | Change::DeleteRange { .. } => unreachable!("not done here"),
+                Change::Put { keyspace, key, value, .. } => {
                     let (name, entries) = self.keyspaces.get_mut(&keyspace.id).unwrap();
                     assert_eq!(**name, *keyspace.name);
                     entries.insert(key.to_vec(), value.to_vec());
@@ -551,4 +563,35 @@ fn feeds_beside_writers_give_every_batch_once_and_in_order() {
     for copy in copies {
         assert!(copy == now && !copy.unsure);
     }
+}
+
+#[test]
+fn merges_range_deletes_and_expiries_are_told() {
+    let env = Env::in_memory(3);
+    let db = Db::builder(DIR)
+        .env(env.clone())
+        .background(Background::Manual)
+        .keep_log_bytes(1 << 20)
+        .merge_operator(crate::merge::Append)
+        .open()
+        .unwrap();
+    let now = env.clock.unix_ms();
+    db.put("a", "1").unwrap();
+    db.merge("a", "2").unwrap();
+    db.put_with_ttl("b", "3", Duration::from_secs(1)).unwrap();
+    db.merge_with_ttl("b", "4", Duration::from_secs(2)).unwrap();
+    db.delete_range("a"..="b").unwrap();
+    db.delete_range::<&str>(..).unwrap();
+    let told = all_shown(&since(&db, 0));
+    let (one, two) = (now + 1000, now + 2000);
+    let expected = [
+        "0-0 [0/default]".to_owned(),
+        "1-1 default:a=1".to_owned(),
+        "2-2 default:a+2".to_owned(),
+        format!("3-3 default:b=3@{one}"),
+        format!("4-4 default:b+4@{two}"),
+        "5-5 default:a..b\\x00-".to_owned(),
+        "6-6 default:..-".to_owned(),
+    ];
+    assert_eq!(told, expected);
 }

@@ -465,3 +465,52 @@ fn a_database_that_refuses_writes_refuses_to_be_copied() {
     assert!(matches!(db.checkpoint(COPY, &mut |_, _| {}), Err(Error::Poisoned { .. })));
     assert!(vfs.read_dir(Path::new(COPY)).is_err(), "nothing was made");
 }
+
+#[test]
+fn merges_expiries_and_range_deletes_are_copied() {
+    let env = env_on(&MemVfs::default());
+    let options = |dir| builder(&env, dir).merge_operator(crate::merge::Append);
+    let db = options(DIR).open().unwrap();
+    for key in ["a", "b", "c", "d"] {
+        db.put(key, "1").unwrap();
+    }
+    db.flush().unwrap();
+    // One range tombstone in the manifest, one in a frozen memtable, one in the active one.
+    let held = db.snapshot();
+    db.delete_range("a".."b").unwrap();
+    db.flush().unwrap();
+    db.delete_range("b".."c").unwrap();
+    db.merge("d", "2").unwrap();
+    db.inner().freeze().unwrap();
+    db.put_with_ttl("e", "short", std::time::Duration::from_millis(5)).unwrap();
+    db.put_with_ttl("f", "long", std::time::Duration::from_secs(60)).unwrap();
+    db.delete_range("c".."d").unwrap();
+    db.merge("d", "3").unwrap();
+    let read = |db: &Db| -> Vec<(Vec<u8>, Vec<u8>)> {
+        let entries = db.get_range::<&[u8]>(..).map(|entry| entry.unwrap());
+        entries.map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+    };
+    let moment = db.inner().moment().unwrap();
+    // What comes after the moment is not in it.
+    db.delete_range::<&str>(..).unwrap();
+    db.merge("d", "4").unwrap();
+    let new = super::Unfinished::create(&env, Path::new(COPY)).unwrap();
+    let home = new.home(&env, 16);
+    let content = db.inner().write_tail(moment, &home).unwrap();
+    for segment in &content.live {
+        env.vfs.hard_link(&segment.path(), &home.path(segment.meta.id)).unwrap();
+    }
+    new.complete(&env, &content.state).unwrap();
+    let copy = options(COPY).open().unwrap();
+    let pair = |key: &str, value: &str| (key.into(), value.into());
+    assert_eq!(read(&copy), [pair("d", "123"), pair("e", "short"), pair("f", "long")]);
+    env.clock.sleep(std::time::Duration::from_millis(6));
+    copy.put("a", "new").unwrap();
+    copy.compact_range::<&[u8]>(..).unwrap();
+    assert_eq!(read(&copy), [pair("a", "new"), pair("d", "123"), pair("f", "long")]);
+    drop(held);
+    // And by the front door.
+    db.checkpoint("/copies/two", &mut |_, _| {}).unwrap();
+    assert_eq!(read(&options("/copies/two").open().unwrap()), [pair("d", "4")]);
+    assert_eq!(read(&db), [pair("d", "4")]);
+}

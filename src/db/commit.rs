@@ -83,6 +83,8 @@ impl Inner {
             return if durability == Durability::Sync { self.sync_all() } else { Ok(()) };
         }
         self.check_flushes()?;
+        batch.settle_default(&self.default_core)?;
+        batch.settle_expiries(|| self.now_ms())?;
         batch.hash_keys(self.hash_seed);
         batch.durability = durability;
         let position = match self.enter_alone(batch.bytes()) {
@@ -112,7 +114,12 @@ impl Inner {
         key: &[u8],
         value: &[u8],
     ) -> Result<()> {
-        check_sizes(key, value)?;
+        if let Some(ttl_ms) = core.usual_ttl_ms()
+            && kind != Kind::Delete
+        {
+            return self.write_for_a_time(core, kind, key, value, ttl_ms);
+        }
+        check_sizes(key, value, false)?;
         let op = Op { keyspace: core.id, kind, key, value };
         let hash = key_hash(key, core.hash_seed);
         if !self.flush_failed.load(Ordering::Acquire)
@@ -131,7 +138,22 @@ impl Inner {
         if core.id != DEFAULT_ID {
             batch.uses(core);
         }
-        batch.push(core.id, kind, key, value);
+        batch.push(core.id, kind, key, value, None);
+        self.write(batch, self.options.durability)
+    }
+
+    /// Commits one operation that expires, as a batch of its own.
+    pub(super) fn write_for_a_time(
+        &self,
+        core: &Arc<KeyspaceCore>,
+        kind: Kind,
+        key: &[u8],
+        value: &[u8],
+        ttl_ms: u64,
+    ) -> Result<()> {
+        let mut batch = WriteBatch::new();
+        batch.uses(core);
+        batch.push(core.id, kind, key, value, Some(ttl_ms));
         self.write(batch, self.options.durability)
     }
 
@@ -269,7 +291,7 @@ impl Inner {
             if !is_empty {
                 frozen.insert(0, Arc::clone(&state.active));
             }
-            ReadState { active: slot, frozen, version: Arc::clone(&state.version) }
+            ReadState::new(slot, frozen, Arc::clone(&state.version))
         });
         self.announce_work();
         Ok(())

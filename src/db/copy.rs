@@ -137,19 +137,34 @@ impl Inner {
         let tables: Vec<&Arc<dyn Memtable>> = read.memtables().map(|slot| &slot.table).collect();
         let keyspaces: BTreeSet<KeyspaceId> =
             tables.iter().flat_map(|table| table.keyspaces()).collect();
+        let (_, expired_by) = self.boundaries();
         let mut written = Vec::new();
         for id in keyspaces {
             // Of one that was dropped there may be entries, but no tree.
             let Some(tree) = read.version.trees.get(&id) else { continue };
             let cursors = tables.iter().map(|table| Arc::clone(table).cursor(id)).collect();
             let mut entries = UpTo { cursor: MergeCursor::new(cursors), last };
-            let clears = tree.clears.clone();
-            let retention = Retention { boundaries: vec![last], clears };
+            let mut deletes = Arc::clone(&tree.deletes);
+            for own in tables.iter().rev().filter_map(|table| table.range_deletes(id)) {
+                for (seqno, span) in own.iter().filter(|(seqno, _)| *seqno <= last) {
+                    Arc::make_mut(&mut deletes).add(seqno, span.clone());
+                }
+            }
+            if let Some(keyspace) = state.keyspaces.get_mut(&id) {
+                keyspace.deletes = Arc::clone(&deletes);
+            }
+            let (clears, operator) = (tree.clears.clone(), self.operator_of(id));
+            let spec = self.output_spec(tree, 0, last, &deletes);
+            let retention =
+                Retention { boundaries: vec![last], clears, deletes, expired_by, operator };
             let older = OlderData::new(tree.runs().map(|run| run.segments.clone()));
-            let spec = self.output_spec(tree, 0);
             let next_id = || self.ids.next_segment();
             let stop = || self.stopping();
             let output = write_run(home, &mut entries, &retention, older, &spec, &next_id, &stop)?;
+            if let Some(error) = output.merge_error {
+                // Operands are copied as they are; whoever reads them gets the error.
+                tracing::error!(%error, "a copy leaves operands unmerged");
+            }
             written.extend(output.segments);
         }
         let run = state.next_run;

@@ -101,7 +101,8 @@ pub enum Event {
         /// How long it took.
         duration: Duration,
         /// Why it failed, if it did: then nothing was replaced. [`Error::Closed`] if the database
-        /// was closed meanwhile.
+        /// was closed meanwhile. With [`Error::MergeFailed`] the job is done, and operands that a merge
+        /// operator failed on stay as they are.
         error: Option<Error>,
     },
     /// A write was held back because background work is behind. Told when the wait is over.
@@ -186,8 +187,9 @@ pub enum CompactionReason {
     Idle,
     /// Somebody called `compact_range`.
     Asked,
-    /// A keyspace was cleared, and nobody sees any more what the segments hold.
-    Cleared,
+    /// Nobody sees any more what the segments hold: it was cleared, deleted with its range, or has
+    /// expired.
+    Spent,
 }
 
 /// What is done with a compaction's inputs.

@@ -161,7 +161,7 @@ fn a_run_by_hand_is_told_whole_in_order_and_the_same_each_time() {
             }
         }
         assert_eq!((flushed, compacted), (stats.flushed_bytes, stats.compacted_bytes));
-        for reason in [CompactionReason::Due, CompactionReason::Asked, CompactionReason::Cleared] {
+        for reason in [CompactionReason::Due, CompactionReason::Asked, CompactionReason::Spent] {
             let is_such =
                 |e: &Event| matches!(e, Event::CompactionBegin(info) if info.reason == reason);
             assert!(count(&heard, is_such) > 0, "{reason:?}");

@@ -1,13 +1,15 @@
 //! Keyspaces: separate sets of keys in one database, written together and recovered together.
 
 use super::Handle;
+use super::batch::{WriteBatch, ttl_ms};
 use super::keyspace_core::KeyspaceCore;
 use super::read::{ReadFrom, forward_reads};
 use crate::error::Result;
 use crate::sync::Arc;
-use crate::types::{KeyspaceId, Kind, SeqNo};
+use crate::types::{KeyspaceId, Kind};
 use bytes::Bytes;
 use std::ops::{Bound, RangeBounds};
+use std::time::Duration;
 
 /// The name of the keyspace that every database has, and that the methods of `Db` use.
 pub const DEFAULT_KEYSPACE: &str = "default";
@@ -64,6 +66,62 @@ impl Keyspace {
         self.handle.inner.write_one(&self.core, Kind::Put, key.as_ref(), value.as_ref())
     }
 
+    /// Sets a key for a time: from then on it is absent, as if it had been removed, also for what was
+    /// there before. Rounded up to milliseconds, by the database's clock; where that steps back, time
+    /// stands still until it is there again. A snapshot goes on seeing
+    /// what had not expired when it was made, an iterator likewise. Costs as for [`put`](Self::put), 8
+    /// bytes, and a look at the clock; compactions remove what has expired.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidTtl`](crate::Error::InvalidTtl) if the time is zero or too long to be written down;
+    /// and as for [`put`](Self::put).
+    pub fn put_with_ttl(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> Result<()> {
+        let (inner, ttl_ms) = (&self.handle.inner, ttl_ms(ttl)?);
+        inner.write_for_a_time(&self.core, Kind::Put, key.as_ref(), value.as_ref(), ttl_ms)
+    }
+
+    /// Merges an operand into the value of a key, whatever that is, by the keyspace's
+    /// [merge operator](crate::merge): without reading it, so that concurrent merges lose nothing.
+    /// Costs as for [`put`](Self::put); a read then costs a lookup in each memtable and sorted run down to the
+    /// last put, and a step and the operator's work for each operand, until flushes and compactions have
+    /// merged them. A memtable merges none: a key that takes a million operands between two flushes costs
+    /// a million steps with each read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MergeOperator`](crate::Error::MergeOperator) if the keyspace has no operator;
+    /// [`Error::MergeFailed`](crate::Error::MergeFailed) if that refuses the operand; and as for
+    /// [`put`](Self::put).
+    pub fn merge(&self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<()> {
+        let (key, operand) = (key.as_ref(), operand.as_ref());
+        self.core.check_operand(key, operand)?;
+        self.handle.inner.write_one(&self.core, Kind::Merge, key, operand)
+    }
+
+    /// Merges an operand for a time: from then on it is as if it had never been merged. So a sum of
+    /// such operands is the sum of those that have not expired. Operands that expire at different times cannot be
+    /// combined before they do. Otherwise as [`merge`](Self::merge).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`merge`](Self::merge) and [`put_with_ttl`](Self::put_with_ttl).
+    pub fn merge_with_ttl(
+        &self,
+        key: impl AsRef<[u8]>,
+        operand: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> Result<()> {
+        let (key, operand, ttl_ms) = (key.as_ref(), operand.as_ref(), ttl_ms(ttl)?);
+        self.core.check_operand(key, operand)?;
+        self.handle.inner.write_for_a_time(&self.core, Kind::Merge, key, operand, ttl_ms)
+    }
+
     /// Removes a key; succeeds also if it is not there. Costs as for [`put`](Self::put).
     ///
     /// # Errors
@@ -71,6 +129,20 @@ impl Keyspace {
     /// As for [`put`](Self::put).
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
         self.handle.inner.write_one(&self.core, Kind::Delete, key.as_ref(), b"")
+    }
+
+    /// Removes every key of a range, at once, whatever their number. A reversed range is empty. Snapshots
+    /// taken before still see the keys. Costs as for [`put`](Self::put). Until compactions have removed what it hides, the range takes
+    /// memory, and every read of the keyspace costs a search among such ranges; segments that lie
+    /// within it go without being read.
+    ///
+    /// # Errors
+    ///
+    /// As for [`put`](Self::put); [`Error::KeyTooLong`](crate::Error::KeyTooLong) also for a bound.
+    pub fn delete_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<()> {
+        let mut batch = WriteBatch::new();
+        batch.delete_range_in(self, range);
+        self.handle.inner.write(batch, self.handle.inner.options.durability)
     }
 
     /// Removes every key, at once, whatever their number. Snapshots taken before still see them.
@@ -105,7 +177,8 @@ impl Keyspace {
     /// # Errors
     ///
     /// Those of [`put`](Self::put), and [`Error::Corruption`](crate::Error::Corruption) from a segment that it reads: nothing
-    /// is lost then.
+    /// is lost then. [`Error::MergeFailed`](crate::Error::MergeFailed) after all is done, if the merge
+    /// operator failed: what it was to merge is there as it was.
     pub fn compact_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<()> {
         fn bound<K: AsRef<[u8]>>(b: Bound<&K>) -> Option<Bytes> {
             match b {
@@ -121,7 +194,7 @@ impl Keyspace {
     }
 
     pub(super) fn read_from(&self) -> ReadFrom<'_> {
-        ReadFrom { inner: &self.handle.inner, core: &self.core, snapshot: None::<SeqNo> }
+        ReadFrom { inner: &self.handle.inner, core: &self.core, snapshot: None }
     }
 
     forward_reads!();

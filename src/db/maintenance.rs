@@ -4,6 +4,7 @@ use super::commit::Writer;
 use super::event::CompactionReason;
 use super::keyspace::MAX_KEYSPACE_NAME;
 use super::keyspace_core::KeyspaceCore;
+use super::keyspace_options::KeyspaceOptions;
 use super::observe::{Compacting, Task};
 use super::options::Background;
 use super::{DEFAULT_ID, Inner, MemSlot, ReadState};
@@ -11,9 +12,9 @@ use crate::compaction::{Busy, Job, KeyRange, Mood, Situation};
 use crate::error::{Error, Result};
 use crate::hash::keyspace_seed;
 use crate::sync::Arc;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::Ordering;
 use crate::types::{KeyspaceId, SegmentId, SeqNo};
-use crate::version::{Change, Edit, RunNo, Segment, Tree, Version};
+use crate::version::{Change, Edit, KeyspaceSettings, RunNo, Segment, Tree, Version};
 use crate::wal::{KeyspaceNote, NotedKeyspace};
 use std::cell::Cell;
 use std::ops::Bound;
@@ -29,22 +30,12 @@ impl Inner {
         }
     }
 
-    pub(super) fn keyspace_core(
-        database: u64,
-        hash_seed: u64,
-        id: KeyspaceId,
+    /// The keyspace of this name, created if it is missing, and changed as the options ask.
+    pub(super) fn open_keyspace(
+        &self,
         name: &str,
-    ) -> Arc<KeyspaceCore> {
-        Arc::new(KeyspaceCore {
-            id,
-            name: name.to_owned(),
-            hash_seed: keyspace_seed(hash_seed, id),
-            database,
-            dropped: AtomicBool::new(false),
-        })
-    }
-
-    pub(super) fn open_keyspace(&self, name: &str) -> Result<Arc<KeyspaceCore>> {
+        options: &KeyspaceOptions,
+    ) -> Result<Arc<KeyspaceCore>> {
         let refuse = |reason| Error::InvalidKeyspaceName { name: name.to_owned(), reason };
         if name.is_empty() {
             return Err(refuse("it must not be empty"));
@@ -53,25 +44,56 @@ impl Inner {
             return Err(refuse("it must be at most 255 bytes long"));
         }
         self.check_open()?;
-        if let Some(core) = self.keyspaces.lock().get(name) {
-            return Ok(Arc::clone(core));
+        let ready_made = self.options.ready_made_operators;
+        // If it is as it is to be, nothing is written.
+        let as_it_is = |core: &KeyspaceCore| -> Result<bool> {
+            let now = core.settings();
+            Ok(options.settings(name, now.clone())? == now)
+        };
+        let find = || self.keyspaces.lock().get(name).cloned();
+        if let Some(core) = find()
+            && as_it_is(&core)?
+        {
+            let operator = options.operator(Some(&core), name, &core.settings(), ready_made)?;
+            core.give_operator(operator);
+            return Ok(core);
         }
         let mut writer = self.writer.lock();
         self.check_writable()?;
-        if let Some(core) = self.keyspaces.lock().get(name) {
+        let known = find();
+        let now = known.as_ref().map_or_else(KeyspaceSettings::default, |core| core.settings());
+        let settings = options.settings(name, now.clone())?;
+        // Before anything is written: who is refused has changed nothing.
+        let operator = options.operator(known.as_deref(), name, &settings, ready_made)?;
+        if let Some(core) = known.as_ref().filter(|_| settings == now) {
+            core.give_operator(operator);
             return Ok(Arc::clone(core));
         }
         // What the user saw before must not be lost while the keyspace stays.
         self.make_all_durable()?;
         let mut committer = self.committer.lock();
-        let id = committer.state.next_keyspace;
-        let next = KeyspaceId(id.0.checked_add(1).ok_or_else(|| refuse("all ids are used up"))?);
-        let changes =
-            vec![Change::CreateKeyspace { id, name: name.to_owned() }, self.next_ids(next)];
+        let mut changes = Vec::new();
+        let core = match known {
+            Some(core) => core,
+            None => {
+                let id = committer.state.next_keyspace;
+                let next = id.0.checked_add(1).ok_or_else(|| refuse("all ids are used up"))?;
+                changes.push(Change::CreateKeyspace { id, name: name.to_owned() });
+                changes.push(self.next_ids(KeyspaceId(next)));
+                let seed = keyspace_seed(committer.state.hash_seed, id);
+                let (name, now) = (name.to_owned(), now.clone());
+                KeyspaceCore::new(self.database, seed, id, name, now)
+            }
+        };
+        if settings != now {
+            changes.push(Change::SetOptions { id: core.id, settings: settings.clone() });
+        }
         self.commit_edit(&mut committer, Edit { changes })?;
+        // Not before the manifest has its name; and first, so that who finds the name finds the operator.
+        core.give_operator(operator);
+        core.set_settings(settings);
         self.publish_version(&Version::build(&committer.state, &committer.live));
         self.witness(&mut writer);
-        let core = Self::keyspace_core(self.database, committer.state.hash_seed, id, name);
         self.keyspaces.lock().insert(name.to_owned(), Arc::clone(&core));
         self.tell(&mut writer, || KeyspaceNote::One(noted(&core, SeqNo::ZERO)));
         Ok(core)
@@ -119,12 +141,10 @@ impl Inner {
         }
     }
 
-    fn publish_version(&self, version: &Version) {
+    pub(super) fn publish_version(&self, version: &Version) {
         let version = Arc::new(version.clone());
-        self.change_state(|state| ReadState {
-            active: Arc::clone(&state.active),
-            frozen: state.frozen.clone(),
-            version,
+        self.change_state(|state| {
+            ReadState::new(Arc::clone(&state.active), state.frozen.clone(), version)
         });
     }
 
@@ -217,7 +237,7 @@ impl Inner {
     }
 
     /// Freezes the active memtable if there is anything in it.
-    fn freeze(&self) -> Result<()> {
+    pub(super) fn freeze(&self) -> Result<()> {
         let mut writer = self.writer.lock();
         self.check_writable()?;
         if writer.active.table.entries() > 0 { self.rotate(&mut writer) } else { Ok(()) }
@@ -288,12 +308,14 @@ impl Inner {
             if !at_work && state.frozen.is_empty() {
                 let quarantine = self.quarantine();
                 let now = self.situation(&quarantine, Mood::Calm);
-                if !state.version.trees.values().any(|t| self.strategy.pick(t, &now).is_some()) {
+                if !state.version.trees.values().any(|t| self.pick(t, &now).is_some()) {
                     return Ok(());
                 }
             }
-            let failed = background.flush_error.as_ref().or(background.compaction_error.as_ref());
-            if let Some(error) = failed {
+            // What a merge operator failed with fails no work.
+            let failed = background.compaction_error.as_ref();
+            let failed = failed.filter(|error| !matches!(error, Error::MergeFailed { .. }));
+            if let Some(error) = background.flush_error.as_ref().or(failed) {
                 return Err(error.clone());
             }
             drop(state);
@@ -318,12 +340,14 @@ impl Inner {
             segments.filter(|s| range.concerns(s)).map(|s| s.meta.file_len).sum()
         };
         let compacting = Compacting::new(self, total);
-        while self.run_when_free(core.id, &pick, &compacting)? {}
+        // What an operator fails on keeps nothing else from being compacted.
+        let mut unmerged = None;
+        while self.run_when_free(core.id, &pick, &compacting, &mut unmerged)? {}
         if self.options.merges() {
-            self.clean_in_place(core.id, first, last, &compacting)?;
+            self.clean_in_place(core.id, first, last, &compacting, &mut unmerged)?;
         }
         compacting.end();
-        Ok(())
+        unmerged.map_or(Ok(()), Err)
     }
 
     /// Keys for a manual compaction of what is there now.
@@ -345,16 +369,20 @@ impl Inner {
         first: Option<&[u8]>,
         last: Option<&[u8]>,
         compacting: &Compacting<'_>,
+        unmerged: &mut Option<Error>,
     ) -> Result<()> {
         let in_range = |s: &Arc<Segment>| {
             first.is_none_or(|first| *first <= s.meta.last_key[..])
                 && last.is_none_or(|last| s.meta.first_key[..] <= *last)
         };
-        let stale = |s: &Arc<Segment>| {
-            s.meta.tombstones > 0 || s.meta.entries > s.reader().properties().distinct_keys
-        };
         let state = self.state.load_full();
         let Some(tree) = state.version.trees.get(&keyspace) else { return Ok(()) };
+        let stale = |s: &Arc<Segment>| {
+            s.meta.tombstones > 0
+                || s.has_operands()
+                || self.holds_hidden(tree, s)
+                || s.holds_versions()
+        };
         let segments = tree.segments().filter(|s| s.meta.level > 0 && in_range(s) && stale(s));
         let ids: Vec<SegmentId> = segments.map(|s| s.meta.id).collect();
         for id in ids {
@@ -364,18 +392,19 @@ impl Inner {
                 let job = Job::rewrite(segment);
                 (segment.meta.level > 0 && now.busy.admits(&job)).then_some(job)
             };
-            self.run_when_free(keyspace, &pick, compacting)?;
+            self.run_when_free(keyspace, &pick, compacting, unmerged)?;
         }
         Ok(())
     }
 
     /// Runs the job that `pick` gives, once no other job has any of its segments. `false` if it
-    /// gives none.
+    /// gives none. The first failure of a merge operator goes to `unmerged`.
     fn run_when_free(
         &self,
         keyspace: KeyspaceId,
         pick: &dyn Fn(&Tree, &Situation<'_>) -> Option<Job>,
         compacting: &Compacting<'_>,
+        unmerged: &mut Option<Error>,
     ) -> Result<bool> {
         loop {
             self.check_writable()?;
@@ -400,8 +429,9 @@ impl Inner {
                 drop(background);
                 let bytes = job.bytes();
                 let share = |share| compacting.within(bytes, share);
-                self.run_claimed(&job, CompactionReason::Asked, &share)?;
+                let failed = self.run_claimed(&job, CompactionReason::Asked, &share)?;
                 compacting.add(bytes);
+                *unmerged = unmerged.take().or(failed);
                 return Ok(true);
             }
             drop(state);

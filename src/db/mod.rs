@@ -24,6 +24,7 @@ mod event;
 mod histogram;
 mod keyspace;
 mod keyspace_core;
+mod keyspace_options;
 mod layout;
 mod listener;
 mod log_shelf;
@@ -43,6 +44,7 @@ mod repair_cursor;
 mod repair_report;
 mod snapshot;
 mod snapshot_list;
+mod spent;
 mod stats;
 mod syncer;
 mod unfinished;
@@ -57,6 +59,7 @@ pub use event::{
 };
 pub use histogram::Histogram;
 pub use keyspace::{DEFAULT_KEYSPACE, Keyspace, MAX_KEYSPACE_NAME};
+pub use keyspace_options::KeyspaceOptions;
 pub use layout::SegmentSummary;
 pub use observe::{Progress, Task};
 pub use options::{Background, Builder, Compaction, Durability, IterOptions};
@@ -68,13 +71,14 @@ pub use stats::{Histograms, KeyMapStats, KeyspaceStats, LevelStats, Stats};
 pub use verify::{DamagedPlace, DatabaseReport, LogReport, SegmentReport};
 
 use crate::compaction::Strategy;
+use crate::deletes::RangeDeletes;
 use crate::error::{Error, Result};
 use crate::keymap::KeyMap;
 use crate::memtable::Memtable;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, ArcSwap, Condvar, Mutex, Striped};
 use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
-use crate::version::{LiveSegments, Manifest, ManifestState, Segment, SegmentHome, Version};
+use crate::version::{LiveSegments, Manifest, ManifestState, Segment, SegmentHome, Tree, Version};
 use crate::vfs::{VfsFile, VfsLock};
 use background::BackgroundState;
 use commit::Writer;
@@ -85,11 +89,12 @@ use log_shelf::LogShelf;
 use options::Options;
 use queue::CommitQueue;
 use read::{ReadFrom, forward_reads};
-use snapshot_list::SnapshotList;
+use snapshot_list::{Moment, SnapshotList};
 use std::collections::HashMap;
 use std::ops::RangeBounds;
 use std::path::Path;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use syncer::{Position, Syncer};
 
 /// An open database. Cheap to clone, `Send + Sync`: clone it into every thread.
@@ -153,9 +158,53 @@ pub(crate) struct ReadState {
     /// Those that wait to be flushed, newest first.
     frozen: Vec<Arc<MemSlot>>,
     version: Arc<Version>,
+    /// Whether there are range tombstones anywhere but in the active memtable.
+    has_range_deletes: bool,
+    /// The same for entries that expire.
+    has_expiring: bool,
 }
 
 impl ReadState {
+    fn new(active: Arc<MemSlot>, frozen: Vec<Arc<MemSlot>>, version: Arc<Version>) -> ReadState {
+        let has_range_deletes = frozen.iter().any(|slot| slot.table.has_range_deletes())
+            || version.trees.values().any(|tree| !tree.deletes.is_empty());
+        let has_expiring =
+            version.has_expiring || frozen.iter().any(|slot| slot.table.has_expiring());
+        ReadState { active, frozen, version, has_range_deletes, has_expiring }
+    }
+
+    /// Whether anything expires that a reader sees who has asked for the published number before. Else
+    /// nobody needs to look at the clock.
+    #[inline]
+    fn has_expiring(&self) -> bool {
+        self.has_expiring || self.active.table.has_expiring()
+    }
+
+    /// Whether there are range tombstones anywhere. Those that are not, no reader sees who has asked for
+    /// the published number before.
+    #[inline]
+    fn has_range_deletes(&self) -> bool {
+        self.has_range_deletes || self.active.table.has_range_deletes()
+    }
+
+    /// The newest range tombstone that covers a key and is not after a snapshot.
+    #[cold]
+    fn range_delete(&self, tree: &Tree, key: &[u8], snapshot: SeqNo) -> Option<SeqNo> {
+        let in_memory = |slot: &Arc<MemSlot>| slot.table.range_delete(tree.id, key, snapshot);
+        let newest = self.memtables().filter_map(in_memory).max();
+        newest.max(tree.deletes.newest(key, snapshot))
+    }
+
+    /// The range tombstones of a keyspace, by where they are.
+    fn range_deletes(&self, tree: &Tree) -> Vec<Arc<RangeDeletes>> {
+        if !self.has_range_deletes() {
+            return Vec::new();
+        }
+        let in_memory = self.memtables().filter_map(|slot| slot.table.range_deletes(tree.id));
+        let all = in_memory.chain([Arc::clone(&tree.deletes)]);
+        all.filter(|deletes| !deletes.is_empty()).collect()
+    }
+
     /// All memtables, newest first.
     fn memtables(&self) -> impl Iterator<Item = &Arc<MemSlot>> {
         std::iter::once(&self.active).chain(&self.frozen)
@@ -218,7 +267,10 @@ pub(crate) struct Inner {
     visible: AtomicU64,
     snapshots: SnapshotList,
     keyspaces: Mutex<HashMap<String, Arc<KeyspaceCore>>>,
+    default_core: Arc<KeyspaceCore>,
     background: Mutex<BackgroundState>,
+    /// Of the search for what nobody sees any more: see `spent`.
+    last_look: Mutex<spent::LastLook>,
     /// Segments that a job found damaged, and the damage: never picked again. A lock of its own,
     /// under which no other is taken.
     quarantined: Mutex<HashMap<SegmentId, Error>>,
@@ -298,17 +350,24 @@ impl Inner {
         self.note_pressure(&held);
     }
 
-    fn register_snapshot(&self) -> SeqNo {
-        self.snapshots.register(&self.visible)
+    fn register_snapshot(&self) -> Moment {
+        self.snapshots.register(&self.visible, || self.home.env.clock.unix_ms())
     }
 
-    fn release_snapshot(&self, seqno: SeqNo) {
-        self.snapshots.release(seqno);
+    fn release_snapshot(&self, moment: Moment) {
+        self.snapshots.release(moment);
     }
 
-    /// The snapshots, rising, and last the published number.
-    fn boundaries(&self) -> Vec<SeqNo> {
-        self.snapshots.boundaries(&self.visible)
+    /// The snapshots, rising, and last the published number; and by when what has expired is seen by
+    /// nobody.
+    fn boundaries(&self) -> (Vec<SeqNo>, u64) {
+        self.snapshots.boundaries(&self.visible, || self.home.env.clock.unix_ms())
+    }
+
+    /// The time by which entries expire, in milliseconds since the Unix epoch. It does not step back
+    /// behind what a job or a snapshot went by: until the clock is there again, it stands.
+    fn now_ms(&self) -> u64 {
+        self.snapshots.time(self.home.env.clock.unix_ms())
     }
 }
 
@@ -347,6 +406,52 @@ impl Db {
     /// See [`Keyspace::put`].
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
         self.default.delete(key)
+    }
+
+    /// Sets a key for a time. See [`Keyspace::put_with_ttl`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Keyspace::put_with_ttl`].
+    pub fn put_with_ttl(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> Result<()> {
+        self.default.put_with_ttl(key, value, ttl)
+    }
+
+    /// Merges an operand into a key. See [`Keyspace::merge`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Keyspace::merge`].
+    pub fn merge(&self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<()> {
+        self.default.merge(key, operand)
+    }
+
+    /// Merges an operand into a key for a time. See [`Keyspace::merge_with_ttl`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Keyspace::merge_with_ttl`].
+    pub fn merge_with_ttl(
+        &self,
+        key: impl AsRef<[u8]>,
+        operand: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> Result<()> {
+        self.default.merge_with_ttl(key, operand, ttl)
+    }
+
+    /// Removes every key of a range. See [`Keyspace::delete_range`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Keyspace::delete_range`].
+    pub fn delete_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<()> {
+        self.default.delete_range(range)
     }
 
     /// Removes every key of the default keyspace. See [`Keyspace::clear`].
@@ -409,9 +514,22 @@ impl Db {
     /// # Errors
     ///
     /// [`Error::InvalidKeyspaceName`] if the name is empty or longer than [`MAX_KEYSPACE_NAME`]
-    /// bytes; those of [`Keyspace::put`].
+    /// bytes; [`Error::MergeOperator`] if it has a merge operator that was not given yet: see
+    /// [`keyspace_with`](Self::keyspace_with); those of [`Keyspace::put`].
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
-        let core = self.inner().open_keyspace(name)?;
+        self.keyspace_with(name, &KeyspaceOptions::default())
+    }
+
+    /// The keyspace of this name with options, created if it is missing. Changing what an existing one
+    /// has costs the same as creating it, and is durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`keyspace`](Self::keyspace); [`Error::MergeOperator`] if the keyspace has another merge
+    /// operator than the one given, or has one and none is given nor was before, in this process;
+    /// [`Error::InvalidTtl`].
+    pub fn keyspace_with(&self, name: &str, options: &KeyspaceOptions) -> Result<Keyspace> {
+        let core = self.inner().open_keyspace(name, options)?;
         Ok(Keyspace { handle: Arc::clone(&self.default.handle), core })
     }
 
@@ -565,14 +683,23 @@ const DEFAULT_ID: KeyspaceId = KeyspaceId(0);
 mod tests;
 
 #[cfg(test)]
+mod delete_range_tests;
+#[cfg(test)]
 mod found_tests;
+#[cfg(test)]
+mod hidden_tests;
+#[cfg(test)]
+mod merge_tests;
+#[cfg(test)]
+mod moment_tests;
 #[cfg(test)]
 mod point_tests;
 #[cfg(test)]
 mod range_tests;
 #[cfg(test)]
 mod repair_tests;
-
+#[cfg(test)]
+mod spent_tests;
 #[cfg(test)]
 mod strategy_tests;
 #[cfg(test)]

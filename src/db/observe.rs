@@ -64,6 +64,8 @@ pub(super) struct Made {
     pub(super) bytes_written: u64,
     pub(super) entries_in: u64,
     pub(super) entries_out: u64,
+    /// What a merge operator failed with, so that operands were left as they are.
+    pub(super) unmerged: Option<Error>,
 }
 
 impl Made {
@@ -234,13 +236,13 @@ impl Inner {
         error.map_or(Ok(()), Err)
     }
 
-    /// Runs a compaction and has it told.
+    /// Runs a compaction and has it told. Gives what a merge operator failed with.
     pub(super) fn observe_job(
         &self,
         job: &Job,
         reason: CompactionReason,
         run: impl FnOnce() -> Result<Made>,
-    ) -> Result<()> {
+    ) -> Result<Option<Error>> {
         let action = match job.action {
             Action::Move if may_move(job) => CompactionAction::Move,
             Action::Move | Action::Merge => CompactionAction::Merge,
@@ -255,7 +257,7 @@ impl Inner {
     }
 
     /// Removes segments that nobody sees any more, and has it told.
-    pub(super) fn observe_cleared(
+    pub(super) fn observe_drop(
         &self,
         keyspace: KeyspaceId,
         gone: &[Arc<Segment>],
@@ -263,9 +265,9 @@ impl Inner {
     ) -> Result<()> {
         let level = gone.first().map_or(0, |s| s.meta.level);
         let inputs: Vec<_> = gone.iter().collect();
-        let (reason, action) = (CompactionReason::Cleared, CompactionAction::Drop);
+        let (reason, action) = (CompactionReason::Spent, CompactionAction::Drop);
         let run = || remove().map(|()| Made::default());
-        self.observe_compaction(keyspace, level, &inputs, reason, action, run)
+        self.observe_compaction(keyspace, level, &inputs, reason, action, run).map(drop)
     }
 
     fn observe_compaction(
@@ -276,7 +278,7 @@ impl Inner {
         reason: CompactionReason,
         action: CompactionAction,
         run: impl FnOnce() -> Result<Made>,
-    ) -> Result<()> {
+    ) -> Result<Option<Error>> {
         let info = CompactionInfo {
             job: self.events.next_job(),
             keyspace: self.keyspace_name(keyspace),
@@ -314,7 +316,7 @@ impl Inner {
         if error.is_none() && action == CompactionAction::Merge {
             self.counters.compaction_times.record_time(duration);
         }
-        let told = error.clone();
+        let told = error.clone().or_else(|| made.unmerged.clone());
         begun.end(|| Event::CompactionEnd {
             compaction: info,
             outputs: made.outputs,
@@ -324,14 +326,14 @@ impl Inner {
             duration,
             error: told,
         });
-        error.map_or(Ok(()), Err)
+        error.map_or(Ok(made.unmerged), Err)
     }
 }
 
 /// Whether a job that is to move its segments does so: a tombstone that has reached the bottom should
 /// go, not move.
 pub(super) fn may_move(job: &Job) -> bool {
-    job.segments().all(|s| s.meta.tombstones == 0)
+    job.segments().all(|s| s.meta.tombstones == 0 && !s.has_operands())
 }
 
 fn parts(outcome: Result<Made>) -> (Made, Option<Error>) {

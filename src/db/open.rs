@@ -8,6 +8,8 @@ use super::background::BackgroundState;
 use super::commit::Writer;
 use super::event::{Event, RecoveryInfo};
 use super::keyspace::{DEFAULT_KEYSPACE, Keyspace};
+use super::keyspace_core::KeyspaceCore;
+use super::keyspace_options::give_ready_made;
 use super::listener::Events;
 use super::log_shelf::LogShelf;
 use super::observe::{Recovering, Watch};
@@ -54,7 +56,12 @@ impl Db {
         if let Background::Threads(compactions) = background {
             *handle.threads.lock() = inner.start_threads(compactions)?;
         }
-        let core = inner.open_keyspace(DEFAULT_KEYSPACE)?;
+        let core = match inner.open_keyspace(DEFAULT_KEYSPACE, &inner.options.keyspace) {
+            Err(Error::MergeOperator { .. }) if inner.options.does_without_operator() => {
+                Arc::clone(&inner.default_core)
+            }
+            opened => opened?,
+        };
         Ok(Db { default: Keyspace { handle, core } })
     }
 }
@@ -484,10 +491,17 @@ impl Parts {
             .keyspaces
             .iter()
             .map(|(id, keyspace)| {
-                let name = &keyspace.name;
-                (name.clone(), Inner::keyspace_core(database, state.hash_seed, *id, name))
+                let (name, settings) = (keyspace.name.clone(), keyspace.settings.clone());
+                let seed = keyspace_seed(state.hash_seed, *id);
+                (name.clone(), KeyspaceCore::new(database, seed, *id, name, settings))
             })
             .collect();
+        if options.ready_made_operators {
+            for core in keyspaces.values() {
+                give_ready_made(core);
+            }
+        }
+        let default_core = Arc::clone(&keyspaces[DEFAULT_KEYSPACE]);
         let version = Arc::new(Version::build(&state, &live));
         let keymap = KeyMap::new(options.key_map());
         // Reads nothing: the shards are filled in the background.
@@ -518,11 +532,11 @@ impl Parts {
             }),
             committer: Mutex::new(Committer { manifest, state, live }),
             state_change: Mutex::new(()),
-            state: ArcSwap::from_pointee(ReadState {
-                active: recovered.active,
-                frozen: recovered.frozen,
+            state: ArcSwap::from_pointee(ReadState::new(
+                recovered.active,
+                recovered.frozen,
                 version,
-            }),
+            )),
             keymap,
             reads: Striped::default(),
             read_times: options.read_times(),
@@ -531,7 +545,9 @@ impl Parts {
             visible: AtomicU64::new(recovered.last_seqno.0),
             snapshots: SnapshotList::default(),
             keyspaces: Mutex::new(keyspaces),
+            default_core,
             background: Mutex::new(work),
+            last_look: Mutex::default(),
             quarantined: Mutex::new(HashMap::new()),
             work: Condvar::new(),
             progress: Condvar::new(),

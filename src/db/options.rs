@@ -1,12 +1,13 @@
 //! Options of a database and of single operations, and their checks.
 //!
-//! None of them is stored: each holds for the handle that was opened with it, and a database may be
-//! reopened with others at any time. What a file needs to be read (codec, filter, sizes) is in the
+//! None of them is stored, but those of the default keyspace: each holds for the handle that was opened
+//! with it, and a database may be reopened with others at any time. What a file needs to be read (codec, filter, sizes) is in the
 //! file; compression, filter and size options act on files written from then on. The key-hash seed
 //! and the keyspaces are the database's own and are in its manifest.
 
 use super::event::EventListener;
 use super::histogram::Tally;
+use super::keyspace_options::KeyspaceOptions;
 use super::listener::Listener;
 use super::observe::{OnProgress, Progress};
 use super::{DatabaseReport, Db, ReadOnlyDb, RepairReport};
@@ -14,6 +15,7 @@ use crate::compaction::{ALPHA_BUSY, ALPHA_CALM, Fifo, LazyLeveling, Leveled, Str
 use crate::compression::Compression;
 use crate::error::{Error, Result};
 use crate::keymap::MapOptions;
+use crate::merge::MergeOperator;
 use crate::sync::{Arc, STRIPES};
 use crate::vfs::Env;
 use crate::wal::Recovery;
@@ -78,7 +80,11 @@ pub enum Compaction {
     /// room again as it reads.
     Tiered,
     /// Nothing is merged; the oldest segments are dropped, **with what they hold**, also from
-    /// snapshots. A compaction asked for by hand does nothing but flush.
+    /// snapshots. A compaction asked for by hand does nothing but flush. Merge operands that were
+    /// flushed later than the value that they belong to, or than older operands, go on without it:
+    /// what they come to is then what the operator makes of those that are left. So this is for
+    /// operators with which a window of the last operands makes sense, like
+    /// [`Append`](crate::merge::Append) or [`Max`](crate::merge::Max), and not for counters.
     Fifo {
         /// The cap on the segments of each keyspace, in bytes. Exceeded by at most one flush. Below
         /// the size of one flush nothing is kept.
@@ -130,6 +136,9 @@ pub(crate) struct Options {
     pub(crate) read_histograms: bool,
     pub(crate) listener: Option<Listener>,
     pub(crate) progress: Option<OnProgress>,
+    /// Of the default keyspace.
+    pub(crate) keyspace: KeyspaceOptions,
+    pub(crate) ready_made_operators: bool,
 }
 
 /// Opens a database with options. See [`Db::builder`].
@@ -169,6 +178,8 @@ impl Builder {
                 read_histograms: false,
                 listener: None,
                 progress: None,
+                keyspace: KeyspaceOptions::default(),
+                ready_made_operators: false,
             },
         }
     }
@@ -360,6 +371,29 @@ impl Builder {
         self
     }
 
+    /// The merge operator of the default keyspace; of others see [`Db::keyspace_with`]. Once it was
+    /// opened with one, it needs that each time.
+    pub fn merge_operator(mut self, operator: impl MergeOperator + 'static) -> Self {
+        self.options.keyspace = self.options.keyspace.merge_operator(operator);
+        self
+    }
+
+    /// Whether keyspaces that were written with one of the [ready-made merge operators](crate::merge) get
+    /// it without being given it, by its name: for tools that open any database. One whose default keyspace
+    /// needs another operator can be opened then, too; to read there what was merged, and to open
+    /// such a keyspace by its name, is [`Error::MergeOperator`] as ever. Default false.
+    pub fn ready_made_operators(mut self, on: bool) -> Self {
+        self.options.ready_made_operators = on;
+        self
+    }
+
+    /// How long what is put or merged in the default keyspace from now on lives, unless it says
+    /// otherwise; `None`: for ever. Of other keyspaces see [`Db::keyspace_with`].
+    pub fn default_ttl(mut self, ttl: impl Into<Option<Duration>>) -> Self {
+        self.options.keyspace = self.options.keyspace.default_ttl(ttl);
+        self
+    }
+
     /// Opens the database, recovering what a crash left.
     ///
     /// Reads the manifest, each segment's footer and properties, and the logs that are not flushed.
@@ -368,7 +402,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`]; [`Error::Locked`] at once if it is open elsewhere;
+    /// [`Error::InvalidOption`]; [`Error::MergeOperator`] if the default keyspace has a merge operator and
+    /// not this one; [`Error::InvalidTtl`]; [`Error::Locked`] at once if it is open elsewhere;
     /// [`Error::NotADatabase`] for a directory that holds something else, or, without
     /// [`create_if_missing`](Self::create_if_missing), nothing; [`Error::UnsupportedFormat`] for one
     /// written by a newer version; [`Error::Corruption`] with file and offset; [`Error::DiskFull`];
@@ -424,11 +459,13 @@ impl Builder {
     /// The damaged one is not changed. `progress` is called with the bytes read and the bytes in all.
     ///
     /// Saved are the newest versions of all keys: of each live segment every entry of every sound block, and
-    /// every sound record of the logs, those behind damage too. Keyspaces keep their names; clears and
-    /// removals are heeded. Where a lost block may have hidden an older value, or hidden it by a removal,
-    /// that is kept, and the report says of which keys this is so. If the manifest cannot be read, all
-    /// segment files are taken: then names of keyspaces are lost, clears are forgotten, and keys that
-    /// were removed may be back.
+    /// every sound record of the logs, those behind damage too. Keyspaces keep their names and options;
+    /// clears, removals and deletes of ranges are heeded. Merge operands are saved as they are, which needs
+    /// no operator, and with what expires goes when it does. Where a lost block may have hidden an older
+    /// value, or hidden it by a removal, or held what operands were merged into, what there is is kept, and
+    /// the report says of how many keys this is so. If the manifest cannot be read, all segment files are
+    /// taken: then names and options of keyspaces are lost, clears and deletes of ranges are forgotten, keys
+    /// that were removed may be back, and operands may be merged twice.
     ///
     /// `target` must not exist, or be an empty directory. It is synced and closed when this returns. Until
     /// then it has a file `UNFINISHED` and no manifest, and cannot be opened: so it is after an error or a
@@ -453,6 +490,12 @@ impl Builder {
 }
 
 impl Options {
+    /// Whether the default keyspace may lack its operator: a tool can do without, since there are other
+    /// keyspaces, and more to look at than values.
+    pub(super) fn does_without_operator(&self) -> bool {
+        self.ready_made_operators && self.keyspace.changes_nothing()
+    }
+
     pub(crate) fn bloom_bits(&self) -> u8 {
         self.bloom_bits_per_key.unwrap_or(if self.hash_runs { 0 } else { 10 })
     }

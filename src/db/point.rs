@@ -9,23 +9,28 @@
 //! knows of it. Hence three rules.
 //! - A read without a registered snapshot takes the newest version that it meets in a segment. A
 //!   compaction that the state does not know yet may have dropped anything older.
-//! - A version that looks cleared is looked up again if the state has changed meanwhile: once a clear
-//!   is forgotten, versions newer than it may lose their numbers.
+//! - A version that looks cleared, or deleted with its range, is looked up again if the state has
+//!   changed meanwhile: once a clear or range tombstone is forgotten, versions newer than it may lose
+//!   their numbers.
 //! - An error at a candidate is the answer. Older data never stands in for what cannot be read.
+//!
+//! What was merged is looked up apart, by `fold`: there all versions of the key count, and must be of
+//! one state.
 //!
 //! Readers take one lock, the shard's, shared and briefly; never while they read a block.
 
 use super::histogram::Tally;
-use super::read::ReadFrom;
+use super::read::{ReadFrom, fold};
+use super::snapshot_list::Moment;
 use super::{Inner, ReadState};
 use crate::error::Result;
 use crate::hash::key_hash;
-use crate::iter::View;
 use crate::slice::{Lent, Value};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, stripe};
-use crate::types::{Kind, MAX_KEY_LEN, SeqNo};
+use crate::types::{Kind, MAX_KEY_LEN, SeqNo, split_expiry};
 use crate::version::Tree;
+use bytes::Bytes;
 
 /// How many keys of a `multi_get` have their places in the map fetched ahead.
 const AHEAD: usize = 64;
@@ -125,7 +130,7 @@ impl ReadStats {
 }
 
 /// A snapshot for the time of one call.
-struct Registered<'a>(&'a Inner, SeqNo);
+struct Registered<'a>(&'a Inner, Moment);
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
@@ -139,14 +144,16 @@ struct Wanted<'a> {
     key: &'a [u8],
     hash: u64,
     /// A registered snapshot; none for now.
-    registered: Option<SeqNo>,
+    registered: Option<Moment>,
 }
 
 /// What a lookup came to.
 enum Answer<R> {
     Value(R),
-    /// A tombstone, or a version that was cleared.
+    /// A tombstone, or a version that was cleared or has expired.
     Gone,
+    /// A merge operand.
+    Operand,
     /// The state has changed in between: look again.
     Again,
 }
@@ -237,15 +244,32 @@ impl ReadFrom<'_> {
             let state = self.inner.state.load();
             let tree = self.tree(&state)?;
             // The number only now: see the module's text.
-            let visible = || SeqNo(self.inner.visible.load(Ordering::Acquire));
-            let snapshot = wanted.registered.unwrap_or_else(visible);
-            let view = View { snapshot, floor: tree.floor(snapshot) };
-            let mut judge = |seqno, kind, value: Lent<'_>| {
-                if view.is_cleared(seqno) {
+            let snapshot = match wanted.registered {
+                Some(moment) => moment.seqno,
+                None => SeqNo(self.inner.visible.load(Ordering::Acquire)),
+            };
+            let mut floor = tree.floor(snapshot);
+            if state.has_range_deletes() {
+                floor = floor.max(state.range_delete(tree, wanted.key, snapshot));
+            }
+            let mut judge = |seqno, kind: Kind, value: Lent<'_>| {
+                if floor.is_some_and(|floor| seqno <= floor) {
                     let same = Arc::ptr_eq(&state, &self.inner.state.load());
                     return if same { Answer::Gone } else { Answer::Again };
                 }
-                match take.take_if(|_| kind != Kind::Delete) {
+                let value = match kind {
+                    Kind::Put => value,
+                    Kind::Delete | Kind::DeleteRange => return Answer::Gone,
+                    Kind::Merge | Kind::MergeUntil => return Answer::Operand,
+                    Kind::PutUntil => {
+                        let now_ms = wanted.registered.map(|moment| moment.now_ms);
+                        match unexpired(value, now_ms.unwrap_or_else(|| self.inner.now_ms())) {
+                            Some(value) => value,
+                            None => return Answer::Gone,
+                        }
+                    }
+                };
+                match take.take() {
                     Some(take) => Answer::Value(take(value)),
                     None => Answer::Gone,
                 }
@@ -253,12 +277,35 @@ impl ReadFrom<'_> {
             match self.newest(&state, tree, snapshot, wanted, &mut tally, &mut judge) {
                 Ok(Some(Answer::Again)) => {}
                 Ok(Some(Answer::Value(value))) => break Ok(Some(value)),
+                Ok(Some(Answer::Operand)) => match self.folded(&wanted, &state) {
+                    Ok(Answer::Value(value)) => {
+                        break Ok(take.take().map(|take| take(Lent::whole(&value))));
+                    }
+                    Ok(Answer::Again) => {}
+                    Ok(Answer::Gone | Answer::Operand) => break Ok(None),
+                    Err(error) => break Err(error),
+                },
                 Ok(Some(Answer::Gone) | None) => break Ok(None),
                 Err(error) => break Err(error),
             }
         };
         self.inner.reads.add(tally.counters());
         outcome
+    }
+
+    /// What the versions of a key come to, looked up again from the start in the same state.
+    #[cold]
+    fn folded(&self, wanted: &Wanted<'_>, state: &Arc<ReadState>) -> Result<Answer<Bytes>> {
+        // As of the moment that was asked for, which may be that of a call.
+        let from = ReadFrom { snapshot: wanted.registered, ..*self };
+        let tree = from.tree(state)?;
+        let view = from.view(state, tree);
+        // See `stable_view`.
+        if !Arc::ptr_eq(state, &self.inner.state.load()) {
+            return Ok(Answer::Again);
+        }
+        let value = fold(self.core, state, tree, &view, wanted.key)?;
+        Ok(value.map_or(Answer::Gone, Answer::Value))
     }
 
     /// What `judge` says of the newest version up to a snapshot, tombstones and cleared ones included.
@@ -283,7 +330,7 @@ impl ReadFrom<'_> {
             let found = tree.get(key, hash, snapshot)?;
             return Ok(found.map(|f| judge(f.seqno, f.kind, Lent::whole(&f.value))));
         };
-        let limit = registered.unwrap_or(SeqNo::MAX);
+        let limit = registered.map_or(SeqNo::MAX, |moment| moment.seqno);
         while let Some((segment, page)) = candidates.next_place() {
             let looked = segment.reader().look_up_at(page, key, hash, limit, judge)?;
             tally.candidates += 1;
@@ -296,6 +343,13 @@ impl ReadFrom<'_> {
         }
         Ok(None)
     }
+}
+
+/// The value of a put that expires, unless it has.
+#[cold]
+fn unexpired(value: Lent<'_>, now_ms: u64) -> Option<Lent<'_>> {
+    let (expiry, proper) = split_expiry(Kind::PutUntil, value.bytes());
+    (expiry > now_ms).then(|| value.behind(value.bytes().len() - proper.len()))
 }
 
 #[cfg(test)]

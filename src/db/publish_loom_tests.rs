@@ -85,7 +85,7 @@ impl Store {
     fn flush(&self, publish_before_map: bool) {
         let state = self.state.load_full();
         let Some(frozen) = &state.frozen else { return };
-        let boundaries = self.snapshots.boundaries(&self.visible);
+        let (boundaries, _) = self.snapshots.boundaries(&self.visible, || 0);
         let newest = frozen.newest.load(Ordering::Relaxed) as u64;
         let all: Vec<u64> = state.segment.iter().copied().chain(frozen.first..=newest).collect();
         let needed = |b: &SeqNo| all.iter().copied().filter(|v| *v <= b.0).max();
@@ -138,10 +138,11 @@ impl Store {
 
     fn register(&self, in_two_steps: bool) -> u64 {
         if !in_two_steps {
-            return self.snapshots.register(&self.visible).0;
+            return self.snapshots.register(&self.visible, || 0).seqno.0;
         }
         let seqno = self.visible.load(Ordering::Acquire);
-        *self.snapshots.0.lock().entry(SeqNo(seqno)).or_insert(0) += 1;
+        let moment = Moment { seqno: SeqNo(seqno), now_ms: 0 };
+        self.snapshots.held.lock().insert(moment, 1);
         seqno
     }
 }
@@ -193,7 +194,7 @@ fn snapshots() {
             let got = Store::newest(&store.state.load(), snapshot);
             assert_eq!(got, Some(snapshot), "of a snapshot");
         }
-        store.snapshots.release(SeqNo(snapshot));
+        store.snapshots.release(Moment { seqno: SeqNo(snapshot), now_ms: 0 });
         assert_eq!(store.snapshots.len(), 0);
     });
 }

@@ -7,16 +7,19 @@
 
 use super::keyspace_core::KeyspaceCore;
 use super::options::IterOptions;
+use super::snapshot_list::Moment;
 use super::{Inner, ReadState};
-use crate::cursor::Bounds;
+use crate::cursor::{Bounds, Cursor, Seek};
 use crate::error::{Error, Result};
-use crate::iter::{CursorSource, RangeIter, RangeSource, View, owned_bounds};
+use crate::hash::key_hash;
+use crate::iter::{CursorSource, Fold, RangeIter, RangeSource, View, owned_bounds};
+use crate::memtable::MemEntry;
 use crate::segment::CursorOptions;
 use crate::slice::{Key, Value};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::SeqNo;
-use crate::version::{RunCursor, Tree};
+use crate::version::{RunCursor, Segment, Tree};
 use bytes::Bytes;
 use std::ops::{Bound, RangeBounds};
 
@@ -24,7 +27,7 @@ use std::ops::{Bound, RangeBounds};
 pub(super) struct ReadFrom<'a> {
     pub(super) inner: &'a Arc<Inner>,
     pub(super) core: &'a Arc<KeyspaceCore>,
-    pub(super) snapshot: Option<SeqNo>,
+    pub(super) snapshot: Option<Moment>,
 }
 
 impl ReadFrom<'_> {
@@ -38,10 +41,13 @@ impl ReadFrom<'_> {
     }
 
     /// The state first, then the number: see the module's text.
-    fn view(&self, tree: &Tree) -> View {
-        let visible = || SeqNo(self.inner.visible.load(Ordering::Acquire));
-        let snapshot = self.snapshot.unwrap_or_else(visible);
-        View { snapshot, floor: tree.floor(snapshot) }
+    #[inline]
+    pub(super) fn view(&self, state: &ReadState, tree: &Tree) -> View {
+        let Moment { seqno, now_ms } = self.snapshot.unwrap_or_else(|| Moment {
+            seqno: SeqNo(self.inner.visible.load(Ordering::Acquire)),
+            now_ms: if state.has_expiring() { self.inner.now_ms() } else { 0 },
+        });
+        View { snapshot: seqno, floor: tree.floor(seqno), now_ms }
     }
 
     pub(super) fn tree<'s>(&self, state: &'s ReadState) -> Result<&'s Arc<Tree>> {
@@ -56,7 +62,7 @@ impl ReadFrom<'_> {
     fn stable_view(&self) -> Result<(Arc<ReadState>, View)> {
         loop {
             let state = self.inner.state.load_full();
-            let view = self.view(self.tree(&state)?);
+            let view = self.view(&state, self.tree(&state)?);
             if Arc::ptr_eq(&state, &self.inner.state.load()) {
                 return Ok((state, view));
             }
@@ -71,24 +77,77 @@ impl ReadFrom<'_> {
         let outcome = self.check().and_then(|()| {
             let (state, view) = self.stable_view()?;
             let tree = Arc::clone(self.tree(&state)?);
-            Ok((Sources { inner: Arc::clone(self.inner), state, tree, options }, view))
+            let (inner, core) = (Arc::clone(self.inner), Arc::clone(self.core));
+            Ok((Sources { inner, core, state, tree, options }, view))
         });
         match outcome {
             Ok((sources, view)) => {
-                RangeIter::new(Arc::new(sources), view, bounds, options.keys_only)
+                let deletes = sources.state.range_deletes(&sources.tree);
+                RangeIter::new(Arc::new(sources), view, deletes, bounds, options.keys_only)
             }
             Err(error) => {
-                let view = View { snapshot: SeqNo::ZERO, floor: None };
-                RangeIter::new(Arc::new(Failed(error)), view, bounds, options.keys_only)
+                let view = View { snapshot: SeqNo::ZERO, floor: None, now_ms: 0 };
+                let failed = Arc::new(Failed(error));
+                RangeIter::new(failed, view, Vec::new(), bounds, options.keys_only)
             }
         }
     }
+}
+
+/// What the versions of a key come to, operands merged. Costs a lookup in every memtable and sorted run
+/// down to the first that says it all: not by the key map, whose places belong to the newest state, while
+/// the versions must all be of this one, or an operand would be missed or counted twice. In a segment the
+/// second version and those behind it are walked over, each once.
+pub(super) fn fold(
+    core: &KeyspaceCore,
+    state: &ReadState,
+    tree: &Tree,
+    view: &View,
+    key: &[u8],
+) -> Result<Option<Bytes>> {
+    let hash = key_hash(key, core.hash_seed);
+    let hidden_by =
+        if state.has_range_deletes() { state.range_delete(tree, key, view.snapshot) } else { None };
+    let view = &View { floor: view.floor.max(hidden_by), ..*view };
+    let mut fold = Fold::new(view);
+    let finish = |fold: Fold<'_>| fold.finish(key, &core.name, core.operator());
+    for slot in state.memtables() {
+        let mut take = |entry: MemEntry| fold.add(entry.seqno, entry.kind, entry.value);
+        if slot.table.versions(core.id, key, hash, view.snapshot, &mut take) {
+            return finish(fold);
+        }
+    }
+    for run in tree.runs() {
+        let Some(segment) = run.segment_for(key) else { continue };
+        let Some(newest) = segment.reader().get_at(key, hash, view.snapshot)? else { continue };
+        let seqno = newest.seqno;
+        if fold.add(seqno, newest.kind, newest.value)
+            || segment.holds_versions() && add_older(&mut fold, segment, key, seqno)?
+        {
+            return finish(fold);
+        }
+    }
+    finish(fold)
+}
+
+/// Adds the versions of a key that a segment has before the one of a number. `true`: no older one matters.
+fn add_older(fold: &mut Fold<'_>, segment: &Segment, key: &[u8], seqno: SeqNo) -> Result<bool> {
+    let mut older = segment.reader().cursor(CursorOptions { fill_cache: true, readahead: false });
+    older.seek(Seek::AtOrAfter(key))?;
+    while older.valid() && older.key() == key {
+        if older.seqno() < seqno && fold.add(older.seqno(), older.kind(), older.value()) {
+            return Ok(true);
+        }
+        older.next()?;
+    }
+    Ok(false)
 }
 
 /// What an iterator reads from, kept alive as long as it is.
 struct Sources {
     /// Keeps the directory locked.
     inner: Arc<Inner>,
+    core: Arc<KeyspaceCore>,
     state: Arc<ReadState>,
     tree: Arc<Tree>,
     options: IterOptions,
@@ -111,6 +170,10 @@ impl CursorSource for Sources {
         Ok(sources)
     }
 
+    fn fold(&self, key: &[u8], view: &View) -> Result<Option<Bytes>> {
+        fold(&self.core, &self.state, &self.tree, view, key)
+    }
+
     fn out_of_order(&self) -> Error {
         let what = "a segment of it does not have its keys in order; `verify` says which";
         Error::corruption(&self.inner.home.dir, 0, what)
@@ -122,6 +185,10 @@ struct Failed(Error);
 
 impl CursorSource for Failed {
     fn cursors(&self, _: &Arc<Bounds>) -> Result<Vec<RangeSource>> {
+        Err(self.0.clone())
+    }
+
+    fn fold(&self, _: &[u8], _: &View) -> Result<Option<Bytes>> {
         Err(self.0.clone())
     }
 

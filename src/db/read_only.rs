@@ -15,6 +15,7 @@
 //! belong to the keyspaces that were read: a state that there was.
 
 use super::keyspace_core::KeyspaceCore;
+use super::keyspace_options::KeyspaceOptions;
 use super::listener::Events;
 use super::log_shelf::LogShelf;
 use super::open::{Loaded, Parts, Recovered, load, segment_home};
@@ -22,7 +23,7 @@ use super::options::{Background, Options};
 use super::read::{ReadFrom, forward_reads};
 use super::refill::Memtables;
 use super::stats::Stats;
-use super::{ChangeIter, DEFAULT_KEYSPACE, Handle, Inner, SegmentSummary};
+use super::{ChangeIter, Handle, Inner, SegmentSummary};
 use crate::error::{Error, Result};
 use crate::sync::atomic;
 use crate::sync::{Arc, Mutex};
@@ -82,7 +83,11 @@ impl ReadOnlyDb {
         if options.background != Background::Manual {
             handle.threads.lock().extend(inner.start_map_thread()?);
         }
-        let core = inner.known_keyspace(DEFAULT_KEYSPACE)?;
+        let (core, options) = (Arc::clone(&inner.default_core), &inner.options);
+        match equip(&inner, &core, &options.keyspace) {
+            Err(Error::MergeOperator { .. }) if options.does_without_operator() => {}
+            equipped => equipped?,
+        }
         Ok(ReadOnlyDb { default: ReadOnlyKeyspace { handle: Arc::new(handle), core }, logs })
     }
 
@@ -107,13 +112,24 @@ impl ReadOnlyDb {
         SeqNo(self.inner().visible.load(atomic::Ordering::Acquire))
     }
 
-    /// A keyspace. Costs no I/O.
+    /// A keyspace, which was written without a merge operator or was opened here with it. Costs no I/O.
     ///
     /// # Errors
     ///
-    /// [`Error::KeyspaceNotFound`] if none has this name.
+    /// [`Error::KeyspaceNotFound`] if none has this name; [`Error::MergeOperator`] if it needs its operator.
     pub fn keyspace(&self, name: &str) -> Result<ReadOnlyKeyspace> {
+        self.keyspace_with(name, &KeyspaceOptions::default())
+    }
+
+    /// A keyspace, with its merge operator. A time to live changes nothing here. Costs no I/O.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeyspaceNotFound`] if none has this name; [`Error::MergeOperator`] if it needs an operator,
+    /// or another one.
+    pub fn keyspace_with(&self, name: &str, options: &KeyspaceOptions) -> Result<ReadOnlyKeyspace> {
         let core = self.inner().known_keyspace(name)?;
+        equip(self.inner(), &core, options)?;
         Ok(ReadOnlyKeyspace { handle: Arc::clone(&self.default.handle), core })
     }
 
@@ -207,10 +223,19 @@ impl ReadOnlyKeyspace {
     }
 
     fn read_from(&self) -> ReadFrom<'_> {
-        ReadFrom { inner: &self.handle.inner, core: &self.core, snapshot: None::<SeqNo> }
+        ReadFrom { inner: &self.handle.inner, core: &self.core, snapshot: None }
     }
 
     forward_reads!();
+}
+
+/// Gives a keyspace the operator that it needs to be read.
+fn equip(inner: &Inner, core: &KeyspaceCore, options: &KeyspaceOptions) -> Result<()> {
+    let settings = core.settings();
+    options.settings(&core.name, settings.clone())?;
+    let ready_made = inner.options.ready_made_operators;
+    core.give_operator(options.operator(Some(core), &core.name, &settings, ready_made)?);
+    Ok(())
 }
 
 impl Inner {

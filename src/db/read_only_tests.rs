@@ -1,6 +1,6 @@
 //! What is shown beside a writer is a state that there was, and nothing is changed.
 
-use super::super::{Background, Builder, Db, Keyspace, ReadOnlyDb, WriteBatch};
+use super::super::{Background, Builder, Db, Keyspace, KeyspaceOptions, ReadOnlyDb, WriteBatch};
 use crate::sync::Mutex;
 use crate::version::{Change, Edit};
 use crate::vfs::{Entropy, Env, MemVfs, OpenMode, SeededEntropy, SimVfs, Vfs, VfsFile, VfsLock};
@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 const DIR: &str = "/db";
 
@@ -620,7 +621,10 @@ fn nothing_can_be_written_even_from_within() {
     assert!(matches!(inner.write_one(core, kind, b"a", b"2"), Err(Error::Poisoned { .. })));
     assert!(matches!(inner.clear(core), Err(Error::Poisoned { .. })));
     assert!(matches!(inner.flush(), Err(Error::Poisoned { .. })));
-    assert!(matches!(inner.open_keyspace("new"), Err(Error::Poisoned { .. })));
+    assert!(matches!(
+        inner.open_keyspace("new", &KeyspaceOptions::default()),
+        Err(Error::Poisoned { .. })
+    ));
     assert!(!inner.flush_oldest().unwrap());
     let edit = Edit { changes: Vec::new() };
     assert!(inner.commit_edit(&mut inner.committer.lock(), edit).is_err());
@@ -667,8 +671,47 @@ fn readers_in_threads_beside_a_writer_see_whole_batches() {
             db.write(batch).unwrap();
         }
         done.store(true, std::sync::atomic::Ordering::Release);
-        readers.into_iter().for_each(|reader| reader.join().unwrap());
+        for reader in readers {
+            reader.join().unwrap();
+        }
     });
     let reader = open().open_read_only().unwrap();
     assert_eq!(reader.get([9]).unwrap().unwrap()[..8], 3000u64.to_le_bytes());
+}
+
+#[test]
+fn merged_expiring_and_deleted_ranges_are_read_as_the_writer_reads_them() {
+    let vfs = MemVfs::default();
+    let append = || KeyspaceOptions::new().merge_operator(crate::merge::Append);
+    let env = env_on(vfs.clone());
+    let db = builder(&env).open().unwrap();
+    let lists = db.keyspace_with("lists", &append()).unwrap();
+    for flush in [true, false] {
+        lists.put("a", "1").unwrap();
+        lists.merge("a", "2").unwrap();
+        lists.merge("b", "3").unwrap();
+        lists.put_with_ttl("short", "x", Duration::from_millis(1)).unwrap();
+        lists.put_with_ttl("long", "y", Duration::from_secs(3600)).unwrap();
+        db.put("gone", "z").unwrap();
+        if flush {
+            db.flush().unwrap();
+        }
+        db.delete_range("g".."h").unwrap();
+    }
+    let reader = builder(&env).open_read_only().unwrap();
+    assert!(matches!(reader.keyspace("lists"), Err(Error::MergeOperator { .. })));
+    let other = KeyspaceOptions::new().merge_operator(crate::merge::AddI64);
+    assert!(matches!(reader.keyspace_with("lists", &other), Err(Error::MergeOperator { .. })));
+    let read = reader.keyspace_with("lists", &append()).unwrap();
+    env.clock.sleep(Duration::from_millis(2));
+    let get = |key: &str| read.get(key).unwrap().map(|value| value.to_vec());
+    assert_eq!((get("a"), get("b")), (Some(b"12".to_vec()), Some(b"33".to_vec())));
+    assert_eq!((get("short"), get("long")), (None, Some(b"y".to_vec())));
+    assert_eq!(reader.get("gone").unwrap(), None);
+    assert_eq!(state_of(&reader).unwrap(), state_of_writer_with(&db, &lists));
+}
+
+fn state_of_writer_with(db: &Db, opened: &Keyspace) -> State {
+    assert_eq!(db.keyspaces(), ["default", opened.name()]);
+    state_of_writer(db)
 }

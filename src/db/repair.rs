@@ -12,7 +12,8 @@
 //! see [`unfinished`](super::unfinished).
 //!
 //! Without a manifest every segment file counts, and of two versions of a key the greater sequence number,
-//! then the greater file number, wins. That may bring back what was removed, which the report says.
+//! then the greater file number, wins; the logs come last, because a segment has an operation merged perhaps.
+//! That may bring back what was removed, and merge something twice, which the report says.
 //!
 //! Invariants: the old database is only read; nothing is taken that no checksum confirms; whatever is
 //! passed over is in the report.
@@ -26,6 +27,8 @@ use super::verify::{Closed, DamagedPlace, len_of, lost_name};
 use super::{DEFAULT_ID, LostPlace, RepairReport};
 use crate::cache::{FilePool, PooledFile};
 use crate::compaction::{OlderData, OutputSpec, Retention, write_run};
+use crate::cursor::Cursor;
+use crate::deletes::RangeDeletes;
 use crate::error::Result;
 use crate::hash::{key_hash, keyspace_seed};
 use crate::iter::{MergeCursor, View};
@@ -34,7 +37,8 @@ use crate::segment::{Salvage, SegmentOptions};
 use crate::sync::Arc;
 use crate::types::{KeyspaceId, SegmentId, SeqNo};
 use crate::version::{
-    KeyspaceState, LEVELS, MANIFEST_NAME, ManifestState, RunNo, SegmentMeta, segment_file_name,
+    KeyspaceSettings, KeyspaceState, LEVELS, MANIFEST_NAME, ManifestState, RunNo, SegmentMeta,
+    segment_file_name,
 };
 use crate::vfs::Env;
 use std::cell::{Cell, RefCell};
@@ -45,10 +49,14 @@ use tracing::field::Empty;
 /// What is known of a keyspace of the old database.
 struct Source {
     name: String,
+    settings: KeyspaceSettings,
     hash_seed: u64,
     floor: Option<SeqNo>,
+    deletes: Arc<RangeDeletes>,
     /// The runs, newest first, each of segments in key order.
     runs: Vec<Vec<Piece>>,
+    /// Whether there are merge operands in segments that no manifest names, or in logs beside these.
+    has_operands: bool,
 }
 
 /// The old database.
@@ -124,7 +132,8 @@ impl Old<'_> {
                 report.lost.push(LostPlace { place, older: 0 });
                 let what = "the manifest is lost: keys that were removed or cleared, and keyspaces \
                             that were dropped, may be back, values may be older than they were, \
-                            and the names of keyspaces are made up";
+                            the names of keyspaces are made up, and their merge operators and times \
+                            to live are to be given anew";
                 let (keyspace, key_range) = (None, None);
                 report.uncertain.push(Uncertainty { keyspace, key_range, what: what.into() });
                 // What merges left over has the lower number, so the later file is asked first.
@@ -141,9 +150,12 @@ impl Old<'_> {
         for (id, keyspace) in &state.keyspaces {
             let source = Source {
                 name: keyspace.name.clone(),
+                settings: keyspace.settings.clone(),
                 hash_seed: keyspace_seed(state.hash_seed, *id),
                 floor: keyspace.clears.last().copied(),
+                deletes: Arc::clone(&keyspace.deletes),
                 runs: Vec::new(),
+                has_operands: false,
             };
             self.keyspaces.insert(*id, source);
         }
@@ -182,9 +194,10 @@ impl Old<'_> {
             report.left_out(&path, "it is a standalone segment");
             return Ok(());
         };
-        let hash_seed = properties.hash_seed;
+        let (hash_seed, has_operands) = (properties.hash_seed, properties.merge_operands > 0);
         let source = self.keyspace(keyspace);
         source.hash_seed = hash_seed;
+        source.has_operands |= has_operands;
         source.runs.push(vec![Piece::Opened(id, Box::new(segment))]);
         Ok(())
     }
@@ -195,8 +208,15 @@ impl Old<'_> {
         while self.keyspaces.iter().any(|(other, known)| *other != id && known.name == name) {
             name.push('_');
         }
-        let (floor, runs) = (None, Vec::new());
-        self.keyspaces.entry(id).or_insert(Source { name, hash_seed: 0, floor, runs })
+        self.keyspaces.entry(id).or_insert(Source {
+            name,
+            settings: KeyspaceSettings::default(),
+            hash_seed: 0,
+            floor: None,
+            deletes: Arc::default(),
+            runs: Vec::new(),
+            has_operands: false,
+        })
     }
 
     fn open(&self, id: SegmentId, path: &Path) -> Result<Salvage> {
@@ -211,7 +231,7 @@ impl Old<'_> {
         let next = state.map(|state| state.next_keyspace);
         let known: Vec<KeyspaceId> = self.keyspaces.keys().copied().collect();
         let table = Arc::clone(&self.table);
-        let mut unknown = Vec::new();
+        let (mut unknown, mut merged) = (Vec::new(), Vec::new());
         let walk = closed.walk_logs(self.dir, &mut |seqno, op| {
             // What was written to a keyspace that was dropped since is gone with it.
             let was_dropped =
@@ -221,6 +241,9 @@ impl Old<'_> {
             }
             if !known.contains(&op.keyspace) && !unknown.contains(&op.keyspace) {
                 unknown.push(op.keyspace);
+            }
+            if op.kind.is_merge() && !merged.contains(&op.keyspace) {
+                merged.push(op.keyspace);
             }
             let hash = key_hash(op.key, u64::from(op.keyspace.0));
             table.insert(op.keyspace, op.key, hash, seqno, op.kind, op.value);
@@ -234,6 +257,12 @@ impl Old<'_> {
                 let (keyspace, key_range) = (Some(name), None);
                 report.uncertain.push(Uncertainty { keyspace, key_range, what: what.into() });
             }
+        }
+        if !self.has_manifest {
+            for id in merged {
+                self.keyspace(id).has_operands = true;
+            }
+            self.doubt_operands(report);
         }
         let mut has_hole = false;
         for hole in &walk.holes {
@@ -263,6 +292,17 @@ impl Old<'_> {
         Ok(())
     }
 
+    /// Notes, where no manifest says which segments count, what operands may have come to.
+    fn doubt_operands(&self, report: &mut RepairReport) {
+        let doubtful = |source: &&Source| source.has_operands && !source.runs.is_empty();
+        for source in self.keyspaces.values().filter(doubtful) {
+            let what = "segments and logs that were replaced may be here beside what replaced them: \
+                        what was merged into a value, or into another operand, may be merged once more";
+            let (keyspace, key_range) = (Some(source.name.clone()), None);
+            report.uncertain.push(Uncertainty { keyspace, key_range, what: what.into() });
+        }
+    }
+
     /// Writes everything into segments of the new database, and gives the state that it is to be in.
     fn write(
         self,
@@ -279,10 +319,13 @@ impl Old<'_> {
         (state.log_floor, state.next_log) = (FIRST_LOG, NEXT_LOG);
         (state.next_keyspace, state.next_run) = (KeyspaceId(1), RunNo(1));
         let next_segment = Cell::new(1);
+        // Operands keep their numbers, so that what is written from now on is newer.
+        let mut last_seqno = SeqNo::ZERO;
         let mut before = 0;
         for (id, source) in keyspaces {
             let book: SharedBook = Arc::default();
-            let mut cursors = vec![Arc::clone(&table).cursor(id)];
+            let logged = Arc::clone(&table).cursor(id);
+            let mut cursors: Vec<Box<dyn Cursor>> = Vec::new();
             let (name, hash_seed) = (source.name, source.hash_seed);
             for (at, pieces) in source.runs.into_iter().enumerate() {
                 // In the merge the memtable comes first.
@@ -298,10 +341,17 @@ impl Old<'_> {
                     open: None,
                 }));
             }
-            let view = View { snapshot: SeqNo::MAX, floor: source.floor };
-            let mut newest = Newest::new(MergeCursor::new(cursors), view, Arc::clone(&book));
+            cursors.insert(if has_manifest { 0 } else { cursors.len() }, logged);
+            // What has expired is left to the new database, which has a clock.
+            let view = View { snapshot: SeqNo::MAX, floor: source.floor, now_ms: 0 };
+            let mut deletes = source.deletes;
+            if let Some(own) = table.range_deletes(id) {
+                Arc::make_mut(&mut deletes).add_all(&own);
+            }
+            let merge = MergeCursor::new(cursors);
+            let mut newest = Newest::new(merge, view, deletes, Arc::clone(&book));
             let spec = spec(options, id, keyspace_seed(state.hash_seed, id));
-            let retention = Retention { boundaries: vec![SeqNo::ZERO], clears: Vec::new() };
+            let retention = Retention::new(vec![SeqNo::ZERO], Vec::new());
             let older = OlderData::default();
             let progress = RefCell::new(&mut *progress);
             let next_id = || SegmentId(next_segment.replace(next_segment.get() + 1));
@@ -311,10 +361,13 @@ impl Old<'_> {
             };
             let run = write_run(&home, &mut newest, &retention, older, &spec, &next_id, &stop)?;
             let Newest { keys, bytes, .. } = newest;
+            last_seqno = last_seqno.max(newest.highest);
             before += book.lock().read;
             report.add_book(&mut book.lock());
             state.next_keyspace = state.next_keyspace.max(KeyspaceId(id.0.saturating_add(1)));
-            let keyspace = KeyspaceState { name: name.clone(), clears: Vec::new() };
+            let settings = source.settings;
+            let keyspace =
+                KeyspaceState { name: name.clone(), settings, ..KeyspaceState::default() };
             state.keyspaces.insert(id, keyspace);
             report.keyspaces.push(SavedKeyspace { name, keys, bytes });
             for meta in run.segments {
@@ -325,6 +378,7 @@ impl Old<'_> {
         }
         progress(total, total);
         state.next_segment = SegmentId(next_segment.get());
+        state.flushed = last_seqno;
         Ok(state)
     }
 }

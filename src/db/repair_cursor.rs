@@ -7,6 +7,7 @@ use super::repair_report::{Book, SharedBook, enter_found, enter_whole, entering}
 use super::verify::DamagedPlace;
 use crate::cache::{FilePool, PooledFile};
 use crate::cursor::{Cursor, Seek};
+use crate::deletes::RangeDeletes;
 use crate::error::Result;
 use crate::iter::{MergeCursor, View};
 use crate::segment::{Salvage, SalvageCursor};
@@ -154,14 +155,23 @@ impl Cursor for SalvagedRun {
     }
 }
 
-/// The newest version of each key that is neither removed nor cleared, without its number. Forward
-/// only. It counts what it shows, and which of that stands in for something that was lost.
+/// The newest version of each key that is neither removed, alone or with a range, nor cleared, without its
+/// number; if that is a merge operand, with its number, and with those below it down to what they are to be
+/// merged into. Forward only. It counts the keys, and which of them stand in for something that was lost:
+/// what was newer than the last version that says something of the key.
 pub(super) struct Newest {
     merge: MergeCursor,
     view: View,
+    deletes: Arc<RangeDeletes>,
     book: SharedBook,
     /// The last key that was decided about.
     decided: Option<Bytes>,
+    /// The number under which the version is shown.
+    shown: SeqNo,
+    /// What is shown of the key is an operand, which wants what is below it.
+    is_open: bool,
+    /// The greatest number shown.
+    pub(super) highest: SeqNo,
     /// The lost places that may still concern a key: those from here on, and these.
     seen: usize,
     near: Vec<usize>,
@@ -170,38 +180,86 @@ pub(super) struct Newest {
 }
 
 impl Newest {
-    pub(super) fn new(merge: MergeCursor, view: View, book: SharedBook) -> Newest {
+    pub(super) fn new(
+        merge: MergeCursor,
+        view: View,
+        deletes: Arc<RangeDeletes>,
+        book: SharedBook,
+    ) -> Newest {
         let (decided, near) = (None, Vec::new());
-        Newest { merge, view, book, decided, seen: 0, near, keys: 0, bytes: 0 }
+        let (shown, highest) = (SeqNo::ZERO, SeqNo::ZERO);
+        let (is_open, seen) = (false, 0);
+        let (keys, bytes) = (0, 0);
+        Newest {
+            merge,
+            view,
+            deletes,
+            book,
+            decided,
+            shown,
+            is_open,
+            highest,
+            seen,
+            near,
+            keys,
+            bytes,
+        }
     }
 
     /// Goes on to the next version that is to be shown, from one that may be.
     fn settle(&mut self) -> Result<()> {
         while self.merge.valid() {
+            let (seqno, kind) = (self.merge.seqno(), self.merge.kind());
             let is_older = self.decided.as_ref().is_some_and(|key| *key == self.merge.key());
             if !is_older {
+                self.end_open();
                 self.decided = Some(self.merge.key_bytes());
-                let is_gone =
-                    self.merge.kind() == Kind::Delete || self.view.is_cleared(self.merge.seqno());
+            }
+            // Of the same number are copies, if segments that were replaced are here too.
+            if !is_older || self.is_open && seqno < self.shown {
+                let deleted = self.deletes.newest(self.merge.key(), SeqNo::MAX);
+                let is_gone = kind == Kind::Delete
+                    || self.view.is_cleared(seqno)
+                    || deleted.is_some_and(|deleted| seqno <= deleted);
+                let was_open = is_older && self.is_open;
+                self.is_open = !is_gone && kind.is_merge();
+                if !is_gone && !was_open {
+                    self.keys += 1;
+                    self.bytes += self.merge.key().len() as u64;
+                }
+                if !self.is_open && (was_open || !is_gone) {
+                    // Nothing that is older matters.
+                    self.count_lost(self.merge.source().unwrap_or(usize::MAX));
+                }
                 if !is_gone {
-                    self.count();
+                    self.shown = if was_open || self.is_open { seqno } else { SeqNo::ZERO };
+                    self.highest = self.highest.max(self.shown);
+                    self.bytes += self.merge.value_ref().len() as u64;
                     return Ok(());
                 }
             }
             self.merge.next()?;
         }
+        self.end_open();
         Ok(())
     }
 
-    fn count(&mut self) {
-        let key = self.merge.key();
-        self.keys += 1;
-        self.bytes += (key.len() + self.merge.value_ref().len()) as u64;
+    /// Ends with a key of which there are only operands: what they were merged into may be lost,
+    /// however old it was.
+    fn end_open(&mut self) {
+        if std::mem::take(&mut self.is_open) {
+            self.count_lost(usize::MAX);
+        }
+    }
+
+    /// Counts the key that was decided about with the lost places that may have had something of it that
+    /// is not older than what a source has.
+    fn count_lost(&mut self, source: usize) {
+        let Some(key) = &self.decided else { return };
         let mut book = self.book.lock();
         let Book { lost, .. } = &mut *book;
         self.near.extend(self.seen..lost.len());
         self.seen = lost.len();
-        let source = self.merge.source().unwrap_or(usize::MAX);
         self.near.retain(|at| {
             let Some(lost) = lost.get_mut(*at) else { return false };
             // The versions of a key in one run stand behind each other, newest first: so what was lost
@@ -238,7 +296,7 @@ impl Cursor for Newest {
     }
 
     fn seqno(&self) -> SeqNo {
-        SeqNo::ZERO
+        self.shown
     }
 
     fn kind(&self) -> Kind {

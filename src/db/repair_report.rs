@@ -47,7 +47,8 @@ pub struct LostPlace {
     /// Where it was, and the keys that it may have held.
     pub place: DamagedPlace,
     /// How many keys in its key range were saved from older data, or from nobody knows where: their
-    /// values may be older than they were, and some may have been removed.
+    /// values may be older than they were, and some may have been removed. A key with merge operands
+    /// counts, too, if what they were merged into may have been here.
     pub older: u64,
 }
 
@@ -163,7 +164,7 @@ impl RepairReport {
                 let keys = if older == 1 { "1 key".into() } else { format!("{older} keys") };
                 let what = format!(
                     "{keys} saved from older data: what was lost at byte {at} of {file} may have \
-                     had newer values, or removed them"
+                     had newer values, or what belongs to these, or removed them"
                 );
                 let (keyspace, key_range) = (place.keyspace.clone(), place.key_range.clone());
                 self.uncertain.push(Uncertainty { keyspace, key_range, what });

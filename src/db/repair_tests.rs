@@ -581,3 +581,118 @@ fn clears_and_drops_are_heeded() {
     assert_eq!(repaired(&vfs), sound);
     assert_eq!(builder(&vfs, NEW).open().unwrap().keyspaces(), ["default", "kept"]);
 }
+
+/// A store in which runs are merged by hand only, with `Append`.
+fn appending(vfs: &MemVfs, dir: &str) -> Db {
+    builder(vfs, dir).merge_operator(crate::merge::Append).open().unwrap()
+}
+
+fn newest_segment(vfs: &MemVfs) -> PathBuf {
+    files(vfs, ".seg").pop().unwrap()
+}
+
+#[test]
+fn operands_whose_base_may_be_lost_are_named() {
+    let vfs = MemVfs::default();
+    let db = appending(&vfs, DIR);
+    let mut segments = Vec::new();
+    let mut flush = |db: &Db| {
+        db.flush().unwrap();
+        segments.push(newest_segment(&vfs));
+    };
+    // The base of `kept` lies in the oldest run, `whole` is set in the middle, `gone` is removed there.
+    for key in ["gone", "kept", "whole"] {
+        db.put(key, "a").unwrap();
+    }
+    flush(&db);
+    db.delete("gone").unwrap();
+    db.merge("kept", "b").unwrap();
+    db.put("whole", "b").unwrap();
+    flush(&db);
+    for key in ["gone", "kept", "whole"] {
+        db.merge(key, "c").unwrap();
+    }
+    flush(&db);
+    db.close().unwrap();
+    let older = |damaged: &MemVfs| {
+        let report = repair(damaged);
+        let places: Vec<u64> = report.lost.iter().map(|place| place.older).collect();
+        let [older] = places[..] else { panic!("{report:?}") };
+        assert_eq!(report.uncertain.len(), usize::from(older > 0), "{report:?}");
+        (older, report.keyspaces[0].keys, appending(damaged, NEW))
+    };
+    let value = |db: &Db, key: &str| db.get(key).unwrap().map(|v| v.to_vec());
+    let lost = |which: usize| with(&vfs, &segments[which], |bytes| bytes[32..40].fill(0x55));
+    // The oldest: of `kept` it is not known what its operands belong to.
+    let (count, keys, db) = older(&lost(0));
+    assert_eq!((count, keys), (1, 3));
+    assert_eq!(value(&db, "kept").unwrap(), b"bc");
+    assert_eq!(value(&db, "gone").unwrap(), b"c");
+    assert_eq!(value(&db, "whole").unwrap(), b"bc");
+    // The middle: it may have had something between for all three.
+    let (count, keys, db) = older(&lost(1));
+    assert_eq!((count, keys), (3, 3));
+    assert_eq!(value(&db, "kept").unwrap(), b"ac");
+    // The newest: what is left is older than it was.
+    let (count, keys, db) = older(&lost(2));
+    assert_eq!((count, keys), (2, 2));
+    assert_eq!(value(&db, "kept").unwrap(), b"ab");
+    assert_eq!(value(&db, "gone"), None);
+}
+
+#[test]
+fn without_a_manifest_what_may_be_merged_twice_is_named() {
+    let vfs = MemVfs::default();
+    let db = appending(&vfs, DIR);
+    db.keyspace("plain").unwrap().put("k", "v").unwrap();
+    let options = crate::KeyspaceOptions::new().merge_operator(crate::merge::Append);
+    let logged = db.keyspace_with("logged", &options).unwrap();
+    logged.put("k", "x").unwrap();
+    db.put("k", "x").unwrap();
+    db.flush().unwrap();
+    db.merge("k", "a").unwrap();
+    db.flush().unwrap();
+    logged.merge("k", "a").unwrap();
+    drop(logged);
+    db.close().unwrap();
+    let repair = |vfs: &MemVfs| {
+        let lost = with(vfs, &Path::new(DIR).join("MANIFEST"), |bytes| bytes[64..].fill(0x55));
+        (repair(&lost), lost)
+    };
+    let named = |report: &RepairReport| -> Vec<String> {
+        report.uncertain.iter().filter_map(|uncertain| uncertain.keyspace.clone()).collect()
+    };
+    let (report, after) = repair(&vfs);
+    assert_eq!(named(&report), ["default", "keyspace-2"], "{report:?}");
+    assert_eq!(appending(&after, NEW).get("k").unwrap().unwrap(), "xa");
+    assert_eq!(named(&self::repair(&vfs)), [""; 0], "the manifest tells");
+    assert_eq!(named(&repair(&store()).0), [""; 0], "nothing was merged");
+}
+
+#[test]
+fn without_a_manifest_what_was_merged_comes_before_what_the_log_has_of_it() {
+    let vfs = MemVfs::default();
+    let db = appending(&vfs, DIR);
+    // Because of the clear, what is merged keeps its number.
+    db.put("k", "gone").unwrap();
+    db.flush().unwrap();
+    db.clear().unwrap();
+    db.put("k", "x").unwrap();
+    db.merge("k", "a").unwrap();
+    db.flush().unwrap();
+    db.merge("k", "b").unwrap();
+    db.sync().unwrap();
+    let logs: Vec<_> = files(&vfs, ".wal").into_iter().map(|log| (read(&vfs, &log), log)).collect();
+    db.compact_range::<&[u8]>(..).unwrap();
+    db.close().unwrap();
+    // As if it had died before the log was removed of which all is in a segment.
+    for (bytes, log) in logs {
+        if vfs.exists(&log).unwrap() {
+            continue;
+        }
+        vfs.open(&log, OpenMode::CreateNew).unwrap().write_all_at(&bytes, 0).unwrap();
+    }
+    let damaged = with(&vfs, &Path::new(DIR).join("MANIFEST"), |bytes| bytes[64..].fill(0x55));
+    repair(&damaged);
+    assert_eq!(appending(&damaged, NEW).get("k").unwrap().unwrap(), "xab");
+}

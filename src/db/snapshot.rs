@@ -3,12 +3,14 @@
 use super::keyspace::Keyspace;
 use super::keyspace_core::KeyspaceCore;
 use super::read::{ReadFrom, forward_reads};
+use super::snapshot_list::Moment;
 use super::{Db, Inner};
 use crate::error::{Error, Result};
 use crate::sync::Arc;
 use crate::types::SeqNo;
 
-/// All keyspaces as of one moment. Cheap to clone, `Send + Sync`; readers of it never wait.
+/// All keyspaces as of one moment. Cheap to clone, `Send + Sync`; readers of it never wait. What had
+/// not expired at that moment does not expire for it.
 ///
 /// While it lives, the versions that it sees stay on disk, and the database's directory stays
 /// locked, even when all other handles are gone. It reads the default keyspace;
@@ -22,19 +24,19 @@ pub struct Snapshot {
 /// Keeps a sequence number on the list of those that compactions respect.
 struct Registration {
     inner: Arc<Inner>,
-    seqno: SeqNo,
+    moment: Moment,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.inner.release_snapshot(self.seqno);
+        self.inner.release_snapshot(self.moment);
     }
 }
 
 impl std::fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Snapshot")
-            .field("seqno", &self.registration.seqno)
+            .field("seqno", &self.seqno())
             .field("keyspace", &self.core.name)
             .finish()
     }
@@ -43,9 +45,9 @@ impl std::fmt::Debug for Snapshot {
 impl Snapshot {
     pub(super) fn new(db: &Db) -> Self {
         let inner = Arc::clone(&db.default.handle.inner);
-        let seqno = inner.register_snapshot();
+        let moment = inner.register_snapshot();
         Snapshot {
-            registration: Arc::new(Registration { inner, seqno }),
+            registration: Arc::new(Registration { inner, moment }),
             core: Arc::clone(&db.default.core),
         }
     }
@@ -53,7 +55,7 @@ impl Snapshot {
     /// The sequence number up to which it sees.
     #[must_use]
     pub fn seqno(&self) -> SeqNo {
-        self.registration.seqno
+        self.registration.moment.seqno
     }
 
     /// The same moment of another keyspace.
@@ -73,7 +75,7 @@ impl Snapshot {
         ReadFrom {
             inner: &self.registration.inner,
             core: &self.core,
-            snapshot: Some(self.registration.seqno),
+            snapshot: Some(self.registration.moment),
         }
     }
 

@@ -2,7 +2,9 @@
 //!
 //! Invariant: jobs read the list and the published number under the lock under which snapshots read
 //! that number and enter the list. So a job whose boundaries lack a snapshot ended its look before the
-//! snapshot was made, and counts on no number newer than the snapshot's. Called by `Inner`; the
+//! snapshot was made, and counts on no number newer than the snapshot's. The clock is read under that
+//! lock too, and a clock that steps back is not followed: what a job takes for expired is expired for
+//! every snapshot to come, and for every reader who sees what the job made. Called by `Inner`; the
 //! models beside it explore the schedules.
 
 use crate::sync::Mutex;
@@ -12,42 +14,112 @@ use std::collections::BTreeMap;
 
 /// See the module's text.
 #[derive(Default)]
-pub(super) struct SnapshotList(Mutex<BTreeMap<SeqNo, usize>>);
+pub(super) struct SnapshotList {
+    /// How many there are of each moment.
+    held: Mutex<BTreeMap<Moment, usize>>,
+    /// The greatest time that was read under the lock, in milliseconds since the Unix epoch.
+    latest_ms: AtomicU64,
+}
+
+/// What a snapshot is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Moment {
+    pub(super) seqno: SeqNo,
+    /// In milliseconds since the Unix epoch: what expired by then is gone.
+    pub(super) now_ms: u64,
+}
 
 impl SnapshotList {
-    /// A snapshot of the newest number that readers see.
-    pub(super) fn register(&self, visible: &AtomicU64) -> SeqNo {
-        let mut snapshots = self.0.lock();
+    /// A snapshot of the newest number that readers see, and its time. `now_ms` reads the clock.
+    pub(super) fn register(&self, visible: &AtomicU64, now_ms: impl FnOnce() -> u64) -> Moment {
+        let mut held = self.held.lock();
         let seqno = SeqNo(visible.load(Ordering::Acquire));
-        *snapshots.entry(seqno).or_insert(0) += 1;
-        seqno
+        let moment = Moment { seqno, now_ms: self.advance(now_ms()) };
+        *held.entry(moment).or_insert(0) += 1;
+        moment
     }
 
     /// Lets go of one.
-    pub(super) fn release(&self, seqno: SeqNo) {
-        let mut snapshots = self.0.lock();
-        if let Some(count) = snapshots.get_mut(&seqno) {
+    pub(super) fn release(&self, moment: Moment) {
+        let mut held = self.held.lock();
+        if let Some(count) = held.get_mut(&moment) {
             *count -= 1;
             if *count == 0 {
-                snapshots.remove(&seqno);
+                held.remove(&moment);
             }
         }
     }
 
-    /// The snapshots, rising, and last the published number.
-    pub(super) fn boundaries(&self, visible: &AtomicU64) -> Vec<SeqNo> {
-        let snapshots = self.0.lock();
+    /// The snapshots, rising, and last the published number; and the time by which what has expired is
+    /// seen by none of them, nor by one that will be made.
+    pub(super) fn boundaries(
+        &self,
+        visible: &AtomicU64,
+        now_ms: impl FnOnce() -> u64,
+    ) -> (Vec<SeqNo>, u64) {
+        let held = self.held.lock();
         let visible = SeqNo(visible.load(Ordering::Acquire));
-        let mut boundaries: Vec<SeqNo> = snapshots.keys().copied().collect();
-        if boundaries.last() != Some(&visible) {
-            boundaries.push(visible);
-        }
-        boundaries
+        let mut boundaries: Vec<SeqNo> = held.keys().map(|moment| moment.seqno).collect();
+        boundaries.push(visible);
+        boundaries.dedup();
+        let now_ms = self.advance(now_ms());
+        let expired_by = held.keys().map(|moment| moment.now_ms).fold(now_ms, u64::min);
+        (boundaries, expired_by)
+    }
+
+    /// The time for who is not on the list, given what the clock says. Asked after the state was
+    /// loaded, it is not before any that the jobs behind that state went by.
+    pub(super) fn time(&self, now_ms: u64) -> u64 {
+        now_ms.max(self.latest_ms.load(Ordering::Relaxed))
+    }
+
+    /// The same under the lock, and noted.
+    fn advance(&self, now_ms: u64) -> u64 {
+        let now_ms = self.time(now_ms);
+        self.latest_ms.store(now_ms, Ordering::Relaxed);
+        now_ms
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.0.lock().values().sum()
+        self.held.lock().values().sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_time_is_that_of_the_snapshots_that_are_left() {
+        let (list, visible) = (SnapshotList::default(), AtomicU64::new(5));
+        let moments: Vec<Moment> =
+            [100, 200, 300].map(|ms| list.register(&visible, || ms)).into_iter().collect();
+        assert_eq!(list.boundaries(&visible, || 400), (vec![SeqNo(5)], 100));
+        assert_eq!(list.len(), 3);
+        // One number, several times: each counts as long as somebody holds it.
+        list.release(moments[0]);
+        assert_eq!(list.boundaries(&visible, || 400), (vec![SeqNo(5)], 200));
+        list.release(moments[2]);
+        visible.store(7, Ordering::Release);
+        assert_eq!(list.boundaries(&visible, || 400), (vec![SeqNo(5), SeqNo(7)], 200));
+        list.release(moments[1]);
+        assert_eq!(list.boundaries(&visible, || 400), (vec![SeqNo(7)], 400));
+        assert_eq!(list.len(), 0);
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_is_not_followed() {
+        let (list, visible) = (SnapshotList::default(), AtomicU64::new(5));
+        assert_eq!(list.boundaries(&visible, || 900).1, 900);
+        // The job is still under way; what is made now must not see what it drops.
+        let moment = list.register(&visible, || 400);
+        assert_eq!(moment.now_ms, 900);
+        assert_eq!((list.time(400), list.time(1000)), (900, 1000));
+        assert_eq!(list.boundaries(&visible, || 300).1, 900);
+        list.release(moment);
+        assert_eq!(list.register(&visible, || 1200).now_ms, 1200);
+        assert_eq!(list.time(0), 1200);
     }
 }
 

@@ -437,3 +437,27 @@ fn fifo_keeps_to_its_cap_and_its_age_and_what_stays_is_the_newest() {
     assert_eq!(db.stats().segment_bytes(), 0);
     assert_eq!(db.first().unwrap(), None);
 }
+
+/// As is documented: what is dropped is gone, also where something was merged into it.
+#[test]
+fn fifo_drops_what_operands_were_merged_into() {
+    let clock: Arc<ManualClock> = Arc::default();
+    let max_age = Some(Duration::from_secs(60));
+    let fifo = Compaction::Fifo { max_bytes: u64::MAX, max_age };
+    let db = open(fifo, &clock);
+    let options = crate::KeyspaceOptions::new().merge_operator(crate::merge::Append);
+    let last = db.keyspace_with("last", &options).unwrap();
+    for operand in ["a", "b", "c"] {
+        last.merge("k", operand).unwrap();
+        db.flush().unwrap();
+        clock.sleep(Duration::from_secs(25));
+    }
+    let value = || last.get("k").unwrap().map(|value| value.to_vec());
+    assert_eq!(value().unwrap(), b"abc");
+    while db.step().unwrap() {}
+    assert_eq!(value().unwrap(), b"bc");
+    assert!(db.verify(&mut |_, _| {}).unwrap().is_sound());
+    clock.sleep(Duration::from_secs(61));
+    while db.step().unwrap() {}
+    assert_eq!(value(), None);
+}

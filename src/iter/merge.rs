@@ -7,7 +7,7 @@
 //! Besides the steps of a cursor there are steps over whole keys, for ranges: they move only the
 //! sources that hold the key, and search instead of stepping where it has many versions.
 
-use crate::cursor::{Cursor, Seek, Shown, front};
+use crate::cursor::{Cursor, Hidden, Seek, Shown, front};
 use crate::error::Result;
 use crate::types::{Kind, SeqNo};
 use bytes::Bytes;
@@ -277,6 +277,19 @@ impl<C: Cursor> MergeCursor<C> {
         for source in &mut self.sources {
             if is_at(source, key) && source.seqno() > snapshot {
                 source.skip_newer(key, snapshot)?;
+            }
+        }
+        self.select();
+        Ok(())
+    }
+
+    /// Goes on in the direction of the walk past what a range tombstone hides, as far as the sources
+    /// can skip that. They are where the walk has brought them.
+    pub(crate) fn pass_hidden(&mut self, hidden: &Hidden<'_>) -> Result<()> {
+        self.current = None;
+        for source in &mut self.sources {
+            if source.valid() && hidden.covers(source.key()) {
+                source.pass_hidden(hidden, self.forward)?;
             }
         }
         self.select();

@@ -4,16 +4,19 @@
 //! pays nothing for the other direction. The two ends meet at keys: neither passes the last key
 //! that the other gave.
 
+use super::fold::without_expiry;
 use super::{MergeCursor, RangeSource, View};
-use crate::cursor::{Bounds, Cursor, Seek, Shown};
+use crate::cursor::{Bounds, Cursor, Hidden, Seek, Shown};
+use crate::deletes::RangeDeletes;
 use crate::error::{Error, Result};
 use crate::slice::{Key, Value};
-use crate::types::Kind;
+use crate::types::{Kind, SeqNo};
 use bytes::Bytes;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-/// After this many versions in a row that a view may not see, an end searches instead of stepping.
+/// After this many versions that a view may not see, an end searches instead of stepping: past the
+/// newer versions of a key, or past what a range tombstone hides in the runs that are older than it.
 const STEPS_BEFORE_SEEK: u32 = 4;
 
 /// Where a [`RangeIter`] gets its cursors; it also keeps alive all that they read.
@@ -21,6 +24,9 @@ pub(crate) trait CursorSource: Send + Sync {
     /// A fresh cursor over each source of the keyspace that may have keys within the bounds. Beyond
     /// them it may or may not show entries.
     fn cursors(&self, bounds: &Arc<Bounds>) -> Result<Vec<RangeSource>>;
+
+    /// What the versions of a key come to that the view may see.
+    fn fold(&self, key: &[u8], view: &View) -> Result<Option<Bytes>>;
 
     /// What to report if a source does not show its keys in order.
     fn out_of_order(&self) -> Error;
@@ -41,6 +47,8 @@ pub(crate) trait CursorSource: Send + Sync {
 pub struct RangeIter {
     source: Arc<dyn CursorSource>,
     view: View,
+    /// The range tombstones that may hide something.
+    deletes: Vec<Arc<RangeDeletes>>,
     keys_only: bool,
     bounds: Arc<Bounds>,
     front: End,
@@ -58,6 +66,68 @@ struct End {
     key: Vec<u8>,
     /// The last key given is the merge's: limit and key are still to be set to that.
     lags: bool,
+    /// The value of the key given, where it is not the merge's.
+    value: Option<Bytes>,
+}
+
+/// What a range makes of the version that decides about a key.
+enum Decision {
+    Absent,
+    /// Absent because its range was deleted.
+    Deleted,
+    /// The entry as it is.
+    Plain,
+    /// The key with this value.
+    With(Bytes),
+}
+
+/// Whether a range tombstone that the view sees hides a version of a key.
+#[inline]
+fn is_deleted(deletes: &[Arc<RangeDeletes>], key: &[u8], seqno: SeqNo, view: &View) -> bool {
+    !deletes.is_empty() && {
+        let newest = |deletes: &Arc<RangeDeletes>| deletes.newest(key, view.snapshot);
+        deletes.iter().filter_map(newest).any(|newest| seqno <= newest)
+    }
+}
+
+/// The range around a key that the newest of the range tombstones covers which the view sees.
+fn hidden_around<'a>(
+    deletes: &'a [Arc<RangeDeletes>],
+    key: &[u8],
+    view: &View,
+) -> Option<Hidden<'a>> {
+    let around = |deletes: &'a Arc<RangeDeletes>| deletes.newest_around(key, view.snapshot);
+    deletes.iter().filter_map(around).max_by_key(|hidden| hidden.newest)
+}
+
+fn decide(
+    merge: &MergeCursor<RangeSource>,
+    view: &View,
+    deletes: &[Arc<RangeDeletes>],
+    source: &dyn CursorSource,
+) -> Result<Decision> {
+    if is_deleted(deletes, merge.key(), merge.seqno(), view) {
+        return Ok(Decision::Deleted);
+    }
+    if view.is_cleared(merge.seqno()) {
+        return Ok(Decision::Absent);
+    }
+    let value = match merge.kind() {
+        Kind::Put => return Ok(Decision::Plain),
+        Kind::Delete | Kind::DeleteRange => None,
+        Kind::PutUntil => {
+            let (expiry, value) = without_expiry(Kind::PutUntil, merge.value());
+            (expiry > view.now_ms).then_some(value)
+        }
+        Kind::Merge | Kind::MergeUntil => source.fold(merge.key(), view)?,
+    };
+    Ok(value.map_or(Decision::Absent, Decision::With))
+}
+
+impl At {
+    fn given(deletes: &[Arc<RangeDeletes>]) -> At {
+        if deletes.is_empty() { At::Given } else { At::Among }
+    }
 }
 
 /// Where an end's merge is.
@@ -68,6 +138,10 @@ enum At {
     Ahead,
     /// At what was given last.
     Given,
+    /// The same where range tombstones may hide what comes.
+    Among,
+    /// At what was given last, with another value than the entry's.
+    Made,
     /// At what was given last, which was sought among several versions of its key.
     Sought,
 }
@@ -112,6 +186,24 @@ impl End {
         let Some(merge) = &self.merge else { return <(Key, Value)>::default() };
         let value = if keys_only { Bytes::new() } else { merge.value() };
         (Key(merge.key_bytes()), Value(value))
+    }
+
+    /// What was given after a step that was no stride: the value may be another than the merge's.
+    fn lend_given(&self, keys_only: bool) -> (&[u8], &[u8]) {
+        match (&self.value, &self.merge) {
+            (Some(value), Some(merge)) if !keys_only => (merge.key(), value),
+            _ => self.lend(keys_only),
+        }
+    }
+
+    /// The same, to keep.
+    fn share_given(&self, keys_only: bool) -> (Key, Value) {
+        match (&self.value, &self.merge) {
+            (Some(value), Some(merge)) if !keys_only => {
+                (Key(merge.key_bytes()), Value(value.clone()))
+            }
+            _ => self.share(keys_only),
+        }
     }
 
     /// Whether a key comes after this limit of the front.
@@ -159,12 +251,13 @@ impl RangeIter {
     pub(crate) fn new(
         source: Arc<dyn CursorSource>,
         view: View,
+        deletes: Vec<Arc<RangeDeletes>>,
         (lower, upper): (Bound<Bytes>, Bound<Bytes>),
         keys_only: bool,
     ) -> Self {
         let bounds = Arc::new(Bounds { lower, upper });
         let (front, back) = (End::default(), End::default());
-        RangeIter { source, view, keys_only, bounds, front, back, done: false }
+        RangeIter { source, view, deletes, keys_only, bounds, front, back, done: false }
     }
 
     /// Puts the front at the first key of the range that is at or after `key`: the next `next()`
@@ -206,7 +299,7 @@ impl RangeIter {
             return Some(Ok(self.front.lend(self.keys_only)));
         }
         match self.step_front()? {
-            Ok(()) => Some(Ok(self.front.lend(self.keys_only))),
+            Ok(()) => Some(Ok(self.front.lend_given(self.keys_only))),
             Err(error) => Some(Err(error)),
         }
     }
@@ -217,18 +310,19 @@ impl RangeIter {
             return Some(Ok(self.back.lend(self.keys_only)));
         }
         match self.step_back()? {
-            Ok(()) => Some(Ok(self.back.lend(self.keys_only))),
+            Ok(()) => Some(Ok(self.back.lend_given(self.keys_only))),
             Err(error) => Some(Err(error)),
         }
     }
 
     fn advance_front(&mut self) -> Result<bool> {
-        let RangeIter { source, view, bounds, front, back, .. } = self;
+        let RangeIter { source, view, deletes, bounds, front, back, .. } = self;
         front.note();
+        front.value = None;
         let merge = match &mut front.merge {
             // Only now, so that an entry is given even if what follows it cannot be read.
             Some(merge) => {
-                if let At::Given = front.at {
+                if let At::Given | At::Among | At::Made = front.at {
                     if bounds.end_at(&front.key) {
                         return Ok(false);
                     }
@@ -254,7 +348,7 @@ impl RangeIter {
             }
         };
         front.at = At::Ahead;
-        let mut hidden = 0;
+        let (mut hidden, mut deleted) = (0, 0);
         while merge.valid() && bounds.below(merge.key()) && back.is_behind(merge.key()) {
             if merge.seqno() > view.snapshot {
                 hidden += 1;
@@ -272,28 +366,43 @@ impl RangeIter {
             if matches!(front.limit, Limit::Past) && *merge.key() <= front.key[..] {
                 return Err(source.out_of_order());
             }
-            if merge.kind() != Kind::Delete && !view.is_cleared(merge.seqno()) {
-                (front.at, front.lags) = (At::Given, true);
-                return Ok(true);
+            match decide(merge, view, deletes, &**source)? {
+                Decision::Absent => {}
+                Decision::Deleted => deleted += 1,
+                Decision::Plain => {
+                    (front.at, front.lags) = (At::given(deletes), true);
+                    return Ok(true);
+                }
+                Decision::With(value) => {
+                    (front.at, front.lags, front.value) = (At::Made, true, Some(value));
+                    return Ok(true);
+                }
             }
             front.key.clear();
             front.key.extend_from_slice(merge.key());
             front.limit = Limit::Past;
             merge.pass(&front.key)?;
+            if deleted > STEPS_BEFORE_SEEK {
+                deleted = 0;
+                if let Some(hidden) = hidden_around(deletes, &front.key, view) {
+                    merge.pass_hidden(&hidden)?;
+                }
+            }
         }
         Ok(false)
     }
 
     fn advance_back(&mut self) -> Result<bool> {
-        let RangeIter { source, view, bounds, front, back, .. } = self;
+        let RangeIter { source, view, deletes, bounds, front, back, .. } = self;
         back.note();
+        back.value = None;
         let merge = match &mut back.merge {
             Some(merge) => {
                 match back.at {
-                    At::Given | At::Sought if bounds.begin_at(&back.key) => return Ok(false),
-                    At::Given => merge.prev()?,
-                    At::Sought => merge.pass_back(&back.key)?,
                     At::Ahead => {}
+                    _ if bounds.begin_at(&back.key) => return Ok(false),
+                    At::Given | At::Among | At::Made => merge.prev()?,
+                    At::Sought => merge.pass_back(&back.key)?,
                 }
                 merge
             }
@@ -315,6 +424,7 @@ impl RangeIter {
             }
         };
         back.at = At::Ahead;
+        let mut deleted = 0;
         while merge.valid() && bounds.above(merge.key()) && front.is_before(merge.key()) {
             // The cursor is at the oldest version of a key; the newest visible one decides.
             let is_only = merge.is_only_version();
@@ -335,8 +445,25 @@ impl RangeIter {
             if matches!(back.limit, Limit::Past) && *merge.key() >= back.key[..] {
                 return Err(source.out_of_order());
             }
-            if is_visible && merge.kind() != Kind::Delete && !view.is_cleared(merge.seqno()) {
-                (back.at, back.lags) = (if is_only { At::Given } else { At::Sought }, true);
+            let decision = if is_visible {
+                decide(merge, view, deletes, &**source)?
+            } else {
+                Decision::Absent
+            };
+            let given = match decision {
+                Decision::Plain => Some(At::given(deletes)),
+                Decision::With(value) => {
+                    back.value = Some(value);
+                    Some(At::Made)
+                }
+                Decision::Deleted => {
+                    deleted += 1;
+                    None
+                }
+                Decision::Absent => None,
+            };
+            if let Some(at) = given {
+                (back.at, back.lags) = (if is_only { at } else { At::Sought }, true);
                 return Ok(true);
             }
             back.key.clear();
@@ -346,6 +473,12 @@ impl RangeIter {
                 merge.prev()?;
             } else {
                 merge.pass_back(&back.key)?;
+            }
+            if deleted > STEPS_BEFORE_SEEK {
+                deleted = 0;
+                if let Some(hidden) = hidden_around(deletes, &back.key, view) {
+                    merge.pass_hidden(&hidden)?;
+                }
             }
         }
         Ok(false)
@@ -357,7 +490,7 @@ impl RangeIter {
     fn stride_front(&mut self) -> bool {
         let RangeIter { view, bounds, front, back, done, .. } = self;
         let (At::Given, Some(merge), false) = (front.at, &mut front.merge, *done) else {
-            return false;
+            return matches!(front.at, At::Among) && self.stride_among(true);
         };
         back.note();
         let wants = |entry: Shown<'_>| {
@@ -373,7 +506,7 @@ impl RangeIter {
     fn stride_back(&mut self) -> bool {
         let RangeIter { view, bounds, front, back, done, .. } = self;
         let (At::Given, Some(merge), false) = (back.at, &mut back.merge, *done) else {
-            return false;
+            return matches!(back.at, At::Among) && self.stride_among(false);
         };
         front.note();
         let wants = |entry: Shown<'_>| {
@@ -381,6 +514,28 @@ impl RangeIter {
         };
         let strode = merge.stride(false, wants);
         back.lags |= strode;
+        strode
+    }
+
+    /// The same from either end where range tombstones may hide what comes. Apart, because most
+    /// databases have none.
+    #[cold]
+    fn stride_among(&mut self, is_front: bool) -> bool {
+        let RangeIter { view, deletes, bounds, front, back, done, .. } = self;
+        let (end, other) = if is_front { (front, back) } else { (back, front) };
+        let (At::Among, Some(merge), false) = (end.at, &mut end.merge, *done) else {
+            return false;
+        };
+        other.note();
+        let strode = merge.stride(is_front, |entry| {
+            let is_within = if is_front {
+                bounds.below(entry.key) && other.is_behind(entry.key)
+            } else {
+                bounds.above(entry.key) && other.is_before(entry.key)
+            };
+            view.shows(&entry) && is_within && !is_deleted(deletes, entry.key, entry.seqno, view)
+        });
+        end.lags |= strode;
         strode
     }
 
@@ -434,7 +589,7 @@ impl Iterator for RangeIter {
             return Some(Ok(self.front.share(self.keys_only)));
         }
         let step = self.step_front()?;
-        Some(step.map(|()| self.front.share(self.keys_only)))
+        Some(step.map(|()| self.front.share_given(self.keys_only)))
     }
 }
 
@@ -444,7 +599,7 @@ impl DoubleEndedIterator for RangeIter {
             return Some(Ok(self.back.share(self.keys_only)));
         }
         let step = self.step_back()?;
-        Some(step.map(|()| self.back.share(self.keys_only)))
+        Some(step.map(|()| self.back.share_given(self.keys_only)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The sources of a range: known types, so that a step over an entry of a run is no virtual call.
 
-use crate::cursor::{Cursor, Seek, Shown};
+use crate::cursor::{Cursor, Hidden, Seek, Shown};
 use crate::error::Result;
 use crate::types::{Kind, SeqNo};
 use crate::version::RunCursor;
@@ -100,6 +100,10 @@ impl Cursor for RangeSource {
     #[inline]
     fn is_newest(&self) -> bool {
         forward!(self, cursor => cursor.is_newest())
+    }
+
+    fn pass_hidden(&mut self, hidden: &Hidden<'_>, forward: bool) -> Result<()> {
+        forward!(self, cursor => cursor.pass_hidden(hidden, forward))
     }
 
     fn skip_newer(&mut self, key: &[u8], snapshot: SeqNo) -> Result<()> {

@@ -29,6 +29,10 @@ impl CursorSource for Tables {
         Ok(self.0.iter().map(|t| RangeSource::Memtable(Arc::clone(t).cursor(KS))).collect())
     }
 
+    fn fold(&self, _: &[u8], _: &View) -> Result<Option<Bytes>> {
+        unreachable!("only puts and removals")
+    }
+
     fn out_of_order(&self) -> Error {
         wrong_order()
     }
@@ -60,7 +64,7 @@ fn model(history: &History, view: View) -> BTreeMap<Vec<u8>, u64> {
         }
         match kind {
             Kind::Put => map.insert(key.clone(), *seqno),
-            Kind::Delete => map.remove(key),
+            _ => map.remove(key),
         };
     }
     map
@@ -105,7 +109,7 @@ fn ranges_from_both_ends_equal_the_model_at_every_snapshot() {
         for round in 0..400u64 {
             let snapshot = SeqNo(rng.next_u64() % 620);
             let floor = (round % 3 == 0).then(|| SeqNo(rng.next_u64() % (snapshot.0 + 1)));
-            let view = View { snapshot, floor };
+            let view = View { snapshot, floor, now_ms: 0 };
             let bound = |r: u64| {
                 let key = Bytes::from(format!("{:02}", (r >> 8) % (keys + 2)));
                 match r % 3 {
@@ -121,8 +125,13 @@ fn ranges_from_both_ends_equal_the_model_at_every_snapshot() {
                     (as_slice_test(&bounds.0), as_slice_test(&bounds.1)).contains_key(k)
                 })
                 .collect();
-            let mut iter =
-                RangeIter::new(Arc::clone(&tables) as Arc<dyn CursorSource>, view, bounds, false);
+            let mut iter = RangeIter::new(
+                Arc::clone(&tables) as Arc<dyn CursorSource>,
+                view,
+                vec![],
+                bounds,
+                false,
+            );
             loop {
                 let lent = |step: Option<Result<(&[u8], &[u8])>>| {
                     step.map(|r| r.unwrap()).map(|(k, v)| (k.to_vec(), v.to_vec()))
@@ -179,10 +188,10 @@ fn seeks_move_either_end_within_the_range() {
         table.insert(KS, &[n as u8], key_hash(&[n as u8], 0), SeqNo(n + 1), Kind::Put, b"");
     }
     let tables = Arc::new(Tables(vec![table]));
-    let view = View { snapshot: SeqNo::MAX, floor: None };
+    let view = View { snapshot: SeqNo::MAX, floor: None, now_ms: 0 };
     let bounds =
         (Bound::Included(Bytes::from_static(&[10])), Bound::Excluded(Bytes::from_static(&[90])));
-    let mut iter = RangeIter::new(tables, view, bounds, true);
+    let mut iter = RangeIter::new(tables, view, vec![], bounds, true);
     let first = |i: Option<Result<(crate::Key, crate::Value)>>| i.map(|r| r.unwrap().0[0]);
     assert_eq!(first(iter.next()), Some(10));
     iter.seek([50]);
@@ -209,13 +218,17 @@ fn an_error_is_given_once_and_nothing_after_it() {
             Err(Error::Closed)
         }
 
+        fn fold(&self, _: &[u8], _: &View) -> Result<Option<Bytes>> {
+            unreachable!("only puts and removals")
+        }
+
         fn out_of_order(&self) -> Error {
             wrong_order()
         }
     }
-    let view = View { snapshot: SeqNo::MAX, floor: None };
+    let view = View { snapshot: SeqNo::MAX, floor: None, now_ms: 0 };
     let mut iter =
-        RangeIter::new(Arc::new(Broken), view, (Bound::Unbounded, Bound::Unbounded), false);
+        RangeIter::new(Arc::new(Broken), view, vec![], (Bound::Unbounded, Bound::Unbounded), false);
     assert!(matches!(iter.next(), Some(Err(Error::Closed))));
     assert!(iter.next().is_none() && iter.next_back().is_none());
 }
@@ -290,6 +303,10 @@ impl CursorSource for CountedTables {
         Ok(self.0.0.iter().map(counted).collect())
     }
 
+    fn fold(&self, _: &[u8], _: &View) -> Result<Option<Bytes>> {
+        unreachable!("only puts and removals")
+    }
+
     fn out_of_order(&self) -> Error {
         wrong_order()
     }
@@ -309,8 +326,9 @@ fn thousands_of_versions_of_a_key_are_passed_by_searching() {
         for backward in [false, true] {
             let count = Arc::new(AtomicUsize::new(0));
             let source = Arc::new(CountedTables(Arc::clone(&tables), Arc::clone(&count)));
-            let view = View { snapshot: SeqNo(snapshot), floor: None };
-            let iter = RangeIter::new(source, view, (Bound::Unbounded, Bound::Unbounded), false);
+            let view = View { snapshot: SeqNo(snapshot), floor: None, now_ms: 0 };
+            let iter =
+                RangeIter::new(source, view, vec![], (Bound::Unbounded, Bound::Unbounded), false);
             let entries: Result<Vec<_>> =
                 if backward { iter.rev().collect() } else { iter.collect() };
             let mut got: Vec<_> =
@@ -401,18 +419,22 @@ fn a_source_whose_order_is_wrong_is_an_error_and_not_a_walk_without_end() {
             Ok(vec![RangeSource::Memtable(Box::new(Jumbled { entries, at: None }))])
         }
 
+        fn fold(&self, _: &[u8], _: &View) -> Result<Option<Bytes>> {
+            unreachable!("only puts and removals")
+        }
+
         fn out_of_order(&self) -> Error {
             wrong_order()
         }
     }
     let all = || (Bound::Unbounded, Bound::Unbounded);
-    let view = View { snapshot: SeqNo(100), floor: None };
+    let view = View { snapshot: SeqNo(100), floor: None, now_ms: 0 };
     let ends: [fn(&mut RangeIter) -> bool; 2] = [
         |range| matches!(range.next(), Some(Err(Error::Corruption { .. }))),
         |range| matches!(range.next_back(), Some(Err(Error::Corruption { .. }))),
     ];
     for (end, in_front) in ends.into_iter().zip([false, true]) {
-        let mut range = RangeIter::new(Arc::new(Wrong(in_front)), view, all(), false);
+        let mut range = RangeIter::new(Arc::new(Wrong(in_front)), view, vec![], all(), false);
         assert!(end(&mut range), "{in_front}");
         assert!(range.next().is_none() && range.next_back().is_none());
     }

@@ -22,6 +22,7 @@ mod skip;
 pub(crate) use skip::SkipMemtable;
 
 use crate::cursor::Cursor;
+use crate::deletes::RangeDeletes;
 use crate::sync::Arc;
 use crate::types::{KeyspaceId, Kind, SeqNo};
 use bytes::Bytes;
@@ -36,7 +37,7 @@ pub(crate) struct MemEntry {
 
 /// A sorted table of recent writes.
 pub(crate) trait Memtable: Send + Sync {
-    /// Adds an entry. The key and value are copied. `hash` is any hash of the key: the same in
+    /// Adds an entry, or of kind [`Kind::DeleteRange`] a range tombstone. The key and value are copied. `hash` is any hash of the key: the same in
     /// every call for this keyspace and key, and spread over all 64 bits.
     fn insert(
         &self,
@@ -57,6 +58,29 @@ pub(crate) trait Memtable: Send + Sync {
     fn get(&self, keyspace: KeyspaceId, key: &[u8], hash: u64, snapshot: SeqNo)
     -> Option<MemEntry>;
 
+    /// Shows the versions of `key` at or before `snapshot`, newest first, until `take` says that it has
+    /// seen enough, and says whether it did.
+    fn versions(
+        &self,
+        keyspace: KeyspaceId,
+        key: &[u8],
+        hash: u64,
+        snapshot: SeqNo,
+        take: &mut dyn FnMut(MemEntry) -> bool,
+    ) -> bool;
+
+    /// Whether there is any entry that expires.
+    fn has_expiring(&self) -> bool;
+
+    /// Whether there is any range tombstone.
+    fn has_range_deletes(&self) -> bool;
+
+    /// The range tombstones of a keyspace, if there are any. What is added later does not show.
+    fn range_deletes(&self, keyspace: KeyspaceId) -> Option<Arc<RangeDeletes>>;
+
+    /// The newest range tombstone that covers a key and is not after a snapshot.
+    fn range_delete(&self, keyspace: KeyspaceId, key: &[u8], snapshot: SeqNo) -> Option<SeqNo>;
+
     /// A cursor over the entries of one keyspace. It may or may not show entries that are added
     /// after it was made, and keeps the entries alive.
     fn cursor(self: Arc<Self>, keyspace: KeyspaceId) -> Box<dyn Cursor>;
@@ -65,10 +89,10 @@ pub(crate) trait Memtable: Send + Sync {
     /// rather exceeds.
     fn allocated_bytes(&self) -> usize;
 
-    /// How many entries there are.
+    /// How many entries there are, range tombstones among them.
     fn entries(&self) -> usize;
 
-    /// The keyspaces that have entries here, in order.
+    /// The keyspaces that have entries or range tombstones here, in order.
     fn keyspaces(&self) -> Vec<KeyspaceId>;
 }
 

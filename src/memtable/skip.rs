@@ -15,11 +15,13 @@ use super::leaf::{Part, Slot};
 use super::leaves::{LeafWriter, Leaves};
 use super::{MemEntry, Memtable};
 use crate::cursor::{Cursor, Seek};
+use crate::deletes::{KeySpan, RangeDeletes};
 use crate::error::Result;
-use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{Arc, Mutex, RwLock};
 use crate::types::{KeyspaceId, Kind, SeqNo};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 struct Writer {
     arena: ArenaWriter,
@@ -33,6 +35,13 @@ pub(crate) struct SkipMemtable {
     index: HashIndex,
     pub(super) leaves: Arc<Leaves>,
     entries: AtomicUsize,
+    deletes: RwLock<BTreeMap<KeyspaceId, Arc<RangeDeletes>>>,
+    /// Set once there is one.
+    has_deletes: AtomicBool,
+    /// Set once there is an entry that expires, before that is published.
+    has_expiring: AtomicBool,
+    /// What they take, in bytes.
+    delete_bytes: AtomicUsize,
 }
 
 impl Default for SkipMemtable {
@@ -46,18 +55,37 @@ impl Default for SkipMemtable {
             writer: Mutex::new(Writer { arena: writer, leaves: leaf_writer }),
             arena,
             entries: AtomicUsize::new(0),
+            deletes: RwLock::default(),
+            has_deletes: AtomicBool::new(false),
+            has_expiring: AtomicBool::new(false),
+            delete_bytes: AtomicUsize::new(0),
         }
     }
 }
 
 impl SkipMemtable {
-    /// The newest version of a key, and where it lies.
+    #[cold]
+    fn delete_range(&self, keyspace: KeyspaceId, start: &[u8], seqno: SeqNo, end: &[u8]) {
+        let span = KeySpan::new(Bytes::copy_from_slice(start), Bytes::copy_from_slice(end));
+        debug_assert!(span.is_some(), "an empty range is not written");
+        let Some(span) = span else { return };
+        let _writer = self.writer.lock();
+        // Readers go on with what there was meanwhile.
+        let before = self.deletes.read().get(&keyspace).cloned().unwrap_or_default();
+        let mut deletes = RangeDeletes::clone(&before);
+        deletes.add(seqno, span);
+        let others = self.delete_bytes.load(Ordering::Relaxed) - before.bytes();
+        self.delete_bytes.store(others + deletes.bytes(), Ordering::Relaxed);
+        self.deletes.write().insert(keyspace, Arc::new(deletes));
+        self.entries.store(self.entries.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.has_deletes.store(true, Ordering::Release);
+    }
+
+    /// What lies there, if that is a version of this key.
     #[inline]
-    fn newest(&self, keyspace: KeyspaceId, key: &[u8], hash: u64) -> Option<(Ref, Entry<'_>)> {
-        self.index.find(hash, |at| {
-            let entry = self.arena.entry(at)?;
-            (entry.key() == key && entry.keyspace() == keyspace).then_some((at, entry))
-        })
+    fn version(&self, at: Ref, keyspace: KeyspaceId, key: &[u8]) -> Option<(Ref, Entry<'_>)> {
+        let entry = self.arena.entry(at)?;
+        (entry.key() == key && entry.keyspace() == keyspace).then_some((at, entry))
     }
 }
 
@@ -71,6 +99,12 @@ impl Memtable for SkipMemtable {
         kind: Kind,
         value: &[u8],
     ) {
+        if kind == Kind::DeleteRange {
+            return self.delete_range(keyspace, key, seqno, value);
+        }
+        if kind.expires() {
+            self.has_expiring.store(true, Ordering::Relaxed);
+        }
         let mut writer = self.writer.lock();
         let writer = &mut *writer;
         let is_older = |at: Ref| {
@@ -103,7 +137,8 @@ impl Memtable for SkipMemtable {
         hash: u64,
         snapshot: SeqNo,
     ) -> Option<MemEntry> {
-        let (mut at, mut entry) = self.newest(keyspace, key, hash)?;
+        let newest = self.index.find(hash, |at| self.version(at, keyspace, key));
+        let (mut at, mut entry) = newest?;
         while entry.seqno() > snapshot {
             at = entry.prev()?;
             entry = self.arena.entry(at)?;
@@ -112,13 +147,57 @@ impl Memtable for SkipMemtable {
         Some(MemEntry { seqno, kind, value: self.arena.value(at) })
     }
 
+    fn versions(
+        &self,
+        keyspace: KeyspaceId,
+        key: &[u8],
+        hash: u64,
+        snapshot: SeqNo,
+        take: &mut dyn FnMut(MemEntry) -> bool,
+    ) -> bool {
+        let mut next = self.index.find(hash, |at| self.version(at, keyspace, key));
+        while let Some((at, entry)) = next {
+            let (seqno, kind) = (entry.seqno(), entry.kind());
+            if seqno <= snapshot && take(MemEntry { seqno, kind, value: self.arena.value(at) }) {
+                return true;
+            }
+            next = entry.prev().and_then(|older| Some((older, self.arena.entry(older)?)));
+        }
+        false
+    }
+
+    fn has_expiring(&self) -> bool {
+        self.has_expiring.load(Ordering::Relaxed)
+    }
+
+    fn has_range_deletes(&self) -> bool {
+        self.has_deletes.load(Ordering::Acquire)
+    }
+
+    fn range_deletes(&self, keyspace: KeyspaceId) -> Option<Arc<RangeDeletes>> {
+        if !self.has_range_deletes() {
+            return None;
+        }
+        self.deletes.read().get(&keyspace).cloned()
+    }
+
+    fn range_delete(&self, keyspace: KeyspaceId, key: &[u8], snapshot: SeqNo) -> Option<SeqNo> {
+        if !self.has_range_deletes() {
+            return None;
+        }
+        self.deletes.read().get(&keyspace)?.newest(key, snapshot)
+    }
+
     fn cursor(self: Arc<Self>, keyspace: KeyspaceId) -> Box<dyn Cursor> {
         let (leaves, arena) = (Arc::clone(&self.leaves), Arc::clone(&self.arena));
         Box::new(SkipCursor::new(leaves, arena, keyspace))
     }
 
     fn allocated_bytes(&self) -> usize {
-        self.arena.allocated_bytes() + self.index.allocated_bytes() + self.leaves.allocated_bytes()
+        self.arena.allocated_bytes()
+            + self.index.allocated_bytes()
+            + self.leaves.allocated_bytes()
+            + self.delete_bytes.load(Ordering::Relaxed)
     }
 
     fn entries(&self) -> usize {
@@ -131,6 +210,11 @@ impl Memtable for SkipMemtable {
         while let Some(keyspace) = from.and_then(|from| self.leaves.keyspace_from(from)) {
             found.push(keyspace);
             from = keyspace.0.checked_add(1).map(KeyspaceId);
+        }
+        if self.has_range_deletes() {
+            found.extend(self.deletes.read().keys());
+            found.sort_unstable();
+            found.dedup();
         }
         found
     }

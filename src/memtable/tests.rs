@@ -429,3 +429,25 @@ fn walks_end_behind_the_last_leaf_however_few_keys_it_has() {
         assert!(!cursor.valid());
     }
 }
+
+#[test]
+fn range_tombstones_count_with_the_memory_that_they_take() {
+    let table = SkipMemtable::default();
+    let empty = table.allocated_bytes();
+    const COUNT: u64 = if cfg!(miri) { 50 } else { 1_000 };
+    let mut held = Vec::new();
+    for n in 0..COUNT {
+        let (start, end) = (format!("{n:06}"), format!("{:06}", 2 * COUNT - n));
+        insert(&table, 1, start.as_bytes(), n + 1, Kind::DeleteRange, end.as_bytes());
+        insert(&table, 2, b"a", n + 1, Kind::DeleteRange, b"");
+        held.push(table.range_deletes(KeyspaceId(1)).unwrap());
+    }
+    let take: usize =
+        [1, 2].map(|id| table.range_deletes(KeyspaceId(id)).unwrap().bytes()).iter().sum();
+    assert_eq!(table.allocated_bytes() - empty, take);
+    // Ranges in each other take more than their keys.
+    assert!(take as u64 > 600 * COUNT, "{take}");
+    for (held, n) in held.iter().zip(1..) {
+        assert_eq!(held.len(), n, "what was held stays as it was");
+    }
+}

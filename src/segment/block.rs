@@ -12,8 +12,8 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
 
 use super::format::{
-    BLOCK_HEADER_LEN, BlockHeader, ENTRY_HEADER_LEN, FLAG_EXPIRY, FLAG_KIND, FLAG_RESERVED,
-    FLAG_SAME_KEY, FLAG_SEQNO, common_prefix_len, prefix_of, trailer_len,
+    BLOCK_HEADER_LEN, BlockHeader, ENTRY_HEADER_LEN, FLAG_KIND, FLAG_RESERVED, FLAG_SAME_KEY,
+    FLAG_SEQNO, common_prefix_len, prefix_of, trailer_len,
 };
 use super::peek::Peek;
 use crate::coding::{u16_at, u32_at, u64_at};
@@ -448,9 +448,13 @@ pub(super) fn check_flags(flags: u8, value_len: u32) -> Result<(), Malformed> {
         return Err(Malformed::Damaged("a reserved flag of an entry is set"));
     }
     match Kind::from_u8(kind) {
+        Some(Kind::Put) => Ok(()),
         Some(Kind::Delete) if value_len != 0 => Err(Malformed::Damaged("a tombstone has a value")),
-        Some(_) if flags & FLAG_EXPIRY != 0 => {
-            Err(Malformed::Unsupported("an entry has an expiry time; a newer library is needed"))
+        Some(Kind::DeleteRange) => {
+            Err(Malformed::Unsupported("a range tombstone in a block needs a newer library"))
+        }
+        Some(kind) if (value_len as usize) < kind.least_value() => {
+            Err(Malformed::Damaged("an entry's value has no room for its expiry"))
         }
         Some(_) => Ok(()),
         None if Kind::is_reserved(kind) => {

@@ -272,7 +272,7 @@ fn newer_formats_are_unsupported_not_damaged() {
     let footer = good.len() - 96;
     let table = u64::from_le_bytes(good[footer + 24..footer + 32].try_into().unwrap()) as usize;
     // Each: offset, value; of the version, a section id, a block's codec, an entry's kind.
-    for (at, value) in [(footer + 56, 2), (table + 4 + 1, 1), (24, 9), (32 + 6, 3 | 1 << 3)] {
+    for (at, value) in [(footer + 56, 2), (table + 4 + 1, 1), (24, 9), (32 + 6, 5 | 1 << 3)] {
         let mut newer = good.clone();
         newer[at] = value;
         reseal(&mut newer);

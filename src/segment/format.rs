@@ -29,9 +29,9 @@ pub(crate) const MAX_START_PAGES: u32 = 65_536;
 /// The most distinct keys of a segment.
 pub(crate) const MAX_KEYS: u64 = 8_388_608;
 
-pub(crate) const FLAG_KIND: u8 = 0b111;
+/// The kind and whether the entry expires: see [`Kind`](crate::types::Kind).
+pub(crate) const FLAG_KIND: u8 = crate::types::KIND_BITS;
 pub(crate) const FLAG_SEQNO: u8 = 1 << 3;
-pub(crate) const FLAG_EXPIRY: u8 = 1 << 4;
 pub(crate) const FLAG_SAME_KEY: u8 = 1 << 5;
 pub(crate) const FLAG_RESERVED: u8 = 0b1100_0000;
 

@@ -106,6 +106,8 @@ pub struct SegmentOptions {
     pub keyspace: Option<KeyspaceId>,
     /// The seed of key hashes; `None` (the default) for a random one.
     pub hash_seed: Option<u64>,
+    /// What [`Properties::deletes_applied`] is to say. Default zero.
+    pub deletes_applied: SeqNo,
 }
 
 impl Default for SegmentOptions {
@@ -117,6 +119,7 @@ impl Default for SegmentOptions {
             hash_run: true,
             keyspace: None,
             hash_seed: None,
+            deletes_applied: SeqNo::ZERO,
         }
     }
 }

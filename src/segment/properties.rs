@@ -38,6 +38,14 @@ pub struct Properties {
     pub keyspace: Option<KeyspaceId>,
     /// The seed of its key hashes.
     pub hash_seed: u64,
+    /// Of range deletes up to this number, nothing is left here that they hide. Zero if that is not known.
+    pub deletes_applied: SeqNo,
+    /// How many of the entries expire.
+    pub expiring: u64,
+    /// When the first of these does, in milliseconds since the Unix epoch; 0 if there are none.
+    pub first_expiry_ms: u64,
+    /// When the last of these does.
+    pub last_expiry_ms: u64,
 }
 
 /// What stands for "no keyspace" on disk.
@@ -45,6 +53,8 @@ const STANDALONE: u32 = u32::MAX;
 const LAST_ID: u16 = 14;
 const FIRST_KEY: u16 = 6;
 const KEYSPACE: u16 = 11;
+/// Written only where they are not zero.
+const OPTIONAL_IDS: std::ops::RangeInclusive<u16> = 0x8010..=0x8013;
 
 impl Properties {
     /// The section's bytes.
@@ -61,6 +71,13 @@ impl Properties {
             put_u16(&mut out, id);
             put_u32(&mut out, value.len() as u32);
             out.extend_from_slice(value);
+        }
+        for id in OPTIONAL_IDS {
+            if let Some(integer) = self.integer(id).filter(|integer| *integer != 0) {
+                put_u16(&mut out, id);
+                put_u32(&mut out, 8);
+                out.extend_from_slice(&integer.to_le_bytes());
+            }
         }
         out
     }
@@ -79,6 +96,10 @@ impl Properties {
             12 => self.hash_seed,
             13 => self.distinct_keys,
             14 => self.range_tombstones,
+            0x8010 => self.deletes_applied.0,
+            0x8011 => self.expiring,
+            0x8012 => self.first_expiry_ms,
+            0x8013 => self.last_expiry_ms,
             _ => return None,
         })
     }
@@ -97,8 +118,28 @@ impl Properties {
             12 => &mut self.hash_seed,
             13 => &mut self.distinct_keys,
             14 => &mut self.range_tombstones,
+            0x8010 => &mut self.deletes_applied.0,
+            0x8011 => &mut self.expiring,
+            0x8012 => &mut self.first_expiry_ms,
+            0x8013 => &mut self.last_expiry_ms,
             _ => return None,
         })
+    }
+
+    /// Counts an entry that expires.
+    pub(crate) fn note_expiry(&mut self, expiry_ms: u64) {
+        let first = if self.expiring == 0 { expiry_ms } else { self.first_expiry_ms };
+        self.expiring += 1;
+        self.first_expiry_ms = first.min(expiry_ms);
+        self.last_expiry_ms = self.last_expiry_ms.max(expiry_ms);
+    }
+
+    /// Whether all entries have expired by a time, but for tombstones. What the numbers are is the
+    /// file's word: they need not fit together.
+    pub(crate) fn have_expired(&self, by_ms: u64) -> bool {
+        self.expiring > 0
+            && self.expiring.checked_add(self.tombstones) == Some(self.entries)
+            && self.last_expiry_ms <= by_ms
     }
 
     /// Decodes the section.
@@ -158,6 +199,10 @@ mod tests {
             stored_bytes: 11,
             keyspace: Some(KeyspaceId(12)),
             hash_seed: 13,
+            deletes_applied: SeqNo(14),
+            expiring: 15,
+            first_expiry_ms: 16,
+            last_expiry_ms: 17,
         }
     }
 
@@ -167,11 +212,21 @@ mod tests {
         assert_eq!(Properties::decode(&properties.encode()), Ok(properties.clone()));
         properties.keyspace = None;
         properties.first_key.clear();
+        properties.deletes_applied = SeqNo::ZERO;
+        (properties.expiring, properties.first_expiry_ms) = (0, 0);
         assert_eq!(Properties::decode(&properties.encode()), Ok(properties));
     }
 
     #[test]
     fn unknown_optional_ones_are_skipped_required_ones_are_not() {
+        // None of the optional ones, which come last.
+        let sample = || Properties {
+            deletes_applied: SeqNo::ZERO,
+            expiring: 0,
+            first_expiry_ms: 0,
+            last_expiry_ms: 0,
+            ..sample()
+        };
         let with = |id: u16| {
             let mut bytes = sample().encode();
             put_u16(&mut bytes, id);
@@ -179,7 +234,7 @@ mod tests {
             bytes.extend_from_slice(b"xy");
             Properties::decode(&bytes)
         };
-        assert_eq!(with(0x8001), Ok(sample()));
+        assert_eq!(with(0x8014), Ok(sample()));
         assert!(matches!(with(15), Err(Malformed::Unsupported(_))));
         assert!(matches!(with(14), Err(Malformed::Damaged(_))));
         let bytes = sample().encode();
@@ -189,5 +244,16 @@ mod tests {
         let mut wrong_len = bytes;
         wrong_len[2] = 7;
         assert!(Properties::decode(&wrong_len).is_err());
+    }
+
+    #[test]
+    fn numbers_that_do_not_fit_together_are_no_harm() {
+        let some = Properties { entries: 5, tombstones: 2, expiring: 3, ..Properties::default() };
+        let some = Properties { last_expiry_ms: 9, ..some };
+        assert!(some.have_expired(9) && !some.have_expired(8));
+        for (expiring, tombstones) in [(0, 5), (2, 2), (u64::MAX, 6), (6, u64::MAX)] {
+            let other = Properties { tombstones, expiring, ..some.clone() };
+            assert!(!other.have_expired(9), "{other:?}");
+        }
     }
 }

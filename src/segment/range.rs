@@ -5,7 +5,6 @@ use super::reader::SegmentReader;
 use crate::cursor::{Cursor, Seek};
 use crate::error::Result;
 use crate::slice::{Key, Value};
-use crate::types::Kind;
 use bytes::Bytes;
 use std::ops::{Bound, RangeBounds};
 
@@ -126,8 +125,8 @@ impl SegmentRange {
             }
             let key = cursor.key_bytes();
             self.lower = Bound::Excluded(key.clone());
-            if cursor.kind() == Kind::Put {
-                return Ok(Some((Key(key), Value(cursor.value()))));
+            if let Some(value) = self.reader.proper_value(cursor.kind(), cursor.value())? {
+                return Ok(Some((Key(key), value)));
             }
             next_key(cursor)?;
         }
@@ -157,8 +156,8 @@ impl SegmentRange {
                 return Err(cursor.out_of_order());
             }
             self.upper = Bound::Excluded(key.clone());
-            if cursor.kind() == Kind::Put {
-                return Ok(Some((Key(key), Value(cursor.value()))));
+            if let Some(value) = self.reader.proper_value(cursor.kind(), cursor.value())? {
+                return Ok(Some((Key(key), value)));
             }
             cursor.prev()?;
         }

@@ -19,7 +19,7 @@ use crate::error::{Error, Malformed, Result};
 use crate::hash::key_hash;
 use crate::slab::{Slabs, Space};
 use crate::slice::{Key, Value};
-use crate::types::{Kind, PAGE, SeqNo};
+use crate::types::{Kind, PAGE, SeqNo, split_expiry};
 use crate::vfs::{Env, OpenMode, VfsFile};
 use bytes::Bytes;
 use std::cmp::Ordering;
@@ -247,16 +247,36 @@ impl SegmentReader {
     }
 
     /// The value of a key, if it is there and not deleted. Reads one block, or a few if the key has
-    /// very many versions; for an absent key almost always none. The hash run, or without one the
+    /// very many versions; for an absent key almost always none. What has expired is there: a segment
+    /// has no clock. The hash run, or without one the
     /// block index, is read at the first lookups that need it.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Corruption`] or [`Error::UnsupportedFormat`] if what holds the
-    /// answer is damaged or not supported.
+    /// answer is damaged or not supported; [`Error::MergeOperator`] if it is to be merged into something.
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
         let hash = key_hash(key, self.properties().hash_seed);
-        let found = self.get_at(key, hash, SeqNo::MAX)?;
-        Ok(found.filter(|found| found.kind == Kind::Put).map(|found| Value(found.value)))
+        match self.get_at(key, hash, SeqNo::MAX)? {
+            Some(found) => self.proper_value(found.kind, found.value),
+            None => Ok(None),
+        }
+    }
+
+    /// What a version alone says that its key's value is.
+    pub(super) fn proper_value(&self, kind: Kind, value: Bytes) -> Result<Option<Value>> {
+        match kind {
+            Kind::Delete | Kind::DeleteRange => Ok(None),
+            Kind::Put | Kind::PutUntil => {
+                let from = value.len() - split_expiry(kind, &value).1.len();
+                Ok(Some(Value(value.slice(from..))))
+            }
+            Kind::Merge | Kind::MergeUntil => Err(Error::MergeOperator {
+                keyspace: self.inner.path.display().to_string(),
+                reason:
+                    "the newest version of the key is a merge operand: read it through its database"
+                        .to_owned(),
+            }),
+        }
     }
 
     /// A cursor over all entries.

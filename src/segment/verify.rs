@@ -17,7 +17,7 @@ use super::{Block, Properties};
 use crate::coding::u32_at;
 use crate::error::{Error, Result};
 use crate::hash::key_hash;
-use crate::types::{Kind, PAGE, SeqNo};
+use crate::types::{Kind, PAGE, SeqNo, split_expiry};
 use bytes::Bytes;
 
 /// The outcome of [`SegmentReader::verify`].
@@ -360,6 +360,10 @@ impl Verifier<'_> {
             }
             self.totals.entries += 1;
             self.totals.tombstones += u64::from(entry.kind == Kind::Delete);
+            self.totals.merge_operands += u64::from(entry.kind.is_merge());
+            if entry.kind.expires() {
+                self.totals.note_expiry(split_expiry(entry.kind, block.view(&entry.value)).0);
+            }
             self.totals.smallest_seqno = self.totals.smallest_seqno.min(entry.seqno);
             self.totals.largest_seqno = self.totals.largest_seqno.max(entry.seqno);
             self.totals.raw_bytes += (entry.key.len() + entry.value.len()) as u64;
@@ -391,6 +395,7 @@ impl Verifier<'_> {
             created_ms: properties.created_ms,
             keyspace: properties.keyspace,
             hash_seed: properties.hash_seed,
+            deletes_applied: properties.deletes_applied,
             ..std::mem::take(&mut self.totals)
         };
         if expected != *properties {

@@ -22,7 +22,7 @@ use crate::checksum::{checksum, uuid_salt};
 use crate::compression::Compression;
 use crate::error::{Error, Result};
 use crate::hash::{hash_byte, key_hash};
-use crate::types::{Kind, MAX_KEY_LEN, MAX_VALUE_LEN, PAGE, SeqNo};
+use crate::types::{Kind, MAX_KEY_LEN, MAX_VALUE_LEN, PAGE, SeqNo, split_expiry};
 use crate::vfs::{Env, OpenMode, VfsFile};
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
@@ -112,6 +112,7 @@ impl SegmentWriter {
             smallest_seqno: SeqNo::MAX,
             keyspace: options.keyspace,
             hash_seed: options.hash_seed.unwrap_or_else(|| env.entropy.next_u64()),
+            deletes_applied: options.deletes_applied,
             ..Properties::default()
         };
         Ok(SegmentWriter {
@@ -202,6 +203,10 @@ impl SegmentWriter {
         }
         properties.entries += 1;
         properties.tombstones += u64::from(kind == Kind::Delete);
+        properties.merge_operands += u64::from(kind.is_merge());
+        if kind.expires() {
+            properties.note_expiry(split_expiry(kind, value).0);
+        }
         properties.distinct_keys += u64::from(!same_key);
         properties.smallest_seqno = properties.smallest_seqno.min(seqno);
         properties.largest_seqno = properties.largest_seqno.max(seqno);

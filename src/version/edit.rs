@@ -8,6 +8,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
 
 use crate::coding::{Reader, put_bytes, put_u64, put_varint};
+use crate::deletes::KeySpan;
 use crate::error::Malformed;
 use crate::slice::Key;
 use crate::sync::Arc;
@@ -27,6 +28,12 @@ const LOG_FLOOR: u8 = 6;
 const FLUSHED: u8 = 7;
 const NEXT: u8 = 8;
 const FORGET_CLEARS: u8 = 9;
+const SET_OPTIONS: u8 = 10;
+const ADD_RANGE_DELETES: u8 = 11;
+const FORGET_RANGE_DELETES: u8 = 12;
+
+const MERGE_OPERATOR: u8 = 1;
+const DEFAULT_TTL: u8 = 2;
 
 /// Numbers the sorted runs of a database. Within a keyspace and level, the run with the greater
 /// number is newer. Never reused.
@@ -62,6 +69,60 @@ pub(crate) struct SegmentMeta {
     pub(crate) last_key: Key,
 }
 
+/// What a keyspace is opened with, because what is written in it means nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KeyspaceSettings {
+    /// The name of its merge operator, of at least one byte.
+    pub(crate) merge_operator: Option<String>,
+    /// How long what is written lives unless it says otherwise, in milliseconds; 0: for ever.
+    pub(crate) default_ttl_ms: u64,
+}
+
+impl KeyspaceSettings {
+    fn encode(&self, out: &mut Vec<u8>) {
+        if let Some(name) = &self.merge_operator {
+            out.push(MERGE_OPERATOR);
+            put_bytes(out, name.as_bytes());
+        }
+        if self.default_ttl_ms != 0 {
+            out.push(DEFAULT_TTL);
+            put_bytes(out, &self.default_ttl_ms.to_le_bytes());
+        }
+    }
+
+    fn decode(body: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let mut settings = KeyspaceSettings::default();
+        let mut last = 0;
+        while !body.is_empty() {
+            let id = body.u8()?;
+            let value = body.prefixed_bytes()?;
+            if id <= last {
+                return Err(Malformed::Damaged("the options of a keyspace are out of order"));
+            }
+            last = id;
+            match id {
+                MERGE_OPERATOR => {
+                    let name = std::str::from_utf8(value).ok().filter(|name| !name.is_empty());
+                    let name = name.ok_or(Malformed::Damaged("a merge operator has no name"))?;
+                    settings.merge_operator = Some(name.to_owned());
+                }
+                DEFAULT_TTL => {
+                    let ttl = value.try_into().map(u64::from_le_bytes).ok().filter(|ttl| *ttl > 0);
+                    settings.default_ttl_ms =
+                        ttl.ok_or(Malformed::Damaged("a time to live is not a number above 0"))?;
+                }
+                _ if id & OPTIONAL != 0 => {}
+                _ => {
+                    return Err(Malformed::Unsupported(
+                        "an option of a keyspace that a newer version knows",
+                    ));
+                }
+            }
+        }
+        Ok(settings)
+    }
+}
+
 /// One step from a state of the database to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
@@ -94,6 +155,21 @@ pub(crate) enum Change {
         id: KeyspaceId,
         seqno: SeqNo,
     },
+    /// These hide what is older and within them.
+    AddRangeDeletes {
+        id: KeyspaceId,
+        deletes: Vec<(SeqNo, KeySpan)>,
+    },
+    /// Nothing is left that these hide.
+    ForgetRangeDeletes {
+        id: KeyspaceId,
+        seqnos: Vec<SeqNo>,
+    },
+    /// From now on these are the keyspace's.
+    SetOptions {
+        id: KeyspaceId,
+        settings: KeyspaceSettings,
+    },
 }
 
 /// Changes that happen together.
@@ -104,16 +180,22 @@ pub(crate) struct Edit {
 }
 
 impl Edit {
-    /// Whether it creates, drops or clears a keyspace: what its other changes do, reads do not see.
+    /// Whether it creates, drops or clears a keyspace, or gives it an operator, without which a log cannot
+    /// be read: what its other changes do, reads do not see.
     pub(super) fn is_seen(&self) -> bool {
         let is_seen = |change: &Change| match change {
-            Change::CreateKeyspace { .. } | Change::DropKeyspace(_) | Change::Clear { .. } => true,
+            Change::CreateKeyspace { .. }
+            | Change::DropKeyspace(_)
+            | Change::Clear { .. }
+            | Change::SetOptions { .. } => true,
             Change::AddSegment(_)
             | Change::RemoveSegment(_)
             | Change::LogFloor(_)
             | Change::Flushed(_)
             | Change::Next { .. }
-            | Change::ForgetClears { .. } => false,
+            | Change::ForgetClears { .. }
+            | Change::AddRangeDeletes { .. }
+            | Change::ForgetRangeDeletes { .. } => false,
         };
         self.changes.iter().any(is_seen)
     }
@@ -193,6 +275,27 @@ impl Change {
                 put_varint(out, seqno.0);
                 FORGET_CLEARS
             }
+            Change::AddRangeDeletes { id, deletes } => {
+                put_varint(out, u64::from(id.0));
+                for (seqno, span) in deletes {
+                    put_varint(out, seqno.0);
+                    put_bytes(out, &span.start);
+                    put_bytes(out, &span.end);
+                }
+                ADD_RANGE_DELETES
+            }
+            Change::ForgetRangeDeletes { id, seqnos } => {
+                put_varint(out, u64::from(id.0));
+                for seqno in seqnos {
+                    put_varint(out, seqno.0);
+                }
+                FORGET_RANGE_DELETES
+            }
+            Change::SetOptions { id, settings } => {
+                put_varint(out, u64::from(id.0));
+                settings.encode(out);
+                SET_OPTIONS
+            }
         }
     }
 
@@ -219,6 +322,30 @@ impl Change {
             FORGET_CLEARS => {
                 Change::ForgetClears { id: keyspace_id(body)?, seqno: SeqNo(body.varint()?) }
             }
+            ADD_RANGE_DELETES => {
+                let (id, mut deletes) = (keyspace_id(body)?, Vec::new());
+                while !body.is_empty() {
+                    let seqno = SeqNo(body.varint()?);
+                    let start = key(body)?.0;
+                    // It may lie right behind the longest key.
+                    let end = Bytes::copy_from_slice(body.prefixed_bytes()?);
+                    let span = KeySpan::new(start, end);
+                    let span = span.ok_or(Malformed::Damaged("a range tombstone is empty"))?;
+                    deletes.push((seqno, span));
+                }
+                Change::AddRangeDeletes { id, deletes }
+            }
+            FORGET_RANGE_DELETES => {
+                let (id, mut seqnos) = (keyspace_id(body)?, Vec::new());
+                while !body.is_empty() {
+                    seqnos.push(SeqNo(body.varint()?));
+                }
+                Change::ForgetRangeDeletes { id, seqnos }
+            }
+            SET_OPTIONS => Change::SetOptions {
+                id: keyspace_id(body)?,
+                settings: KeyspaceSettings::decode(body)?,
+            },
             _ => {
                 return Err(Malformed::Unsupported(
                     "a change of a kind that a newer version writes",

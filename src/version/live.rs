@@ -5,6 +5,7 @@
 
 use super::{ManifestState, RunNo, SegmentMeta};
 use crate::cache::{FilePool, PooledFile, SharedCache};
+use crate::deletes::RangeDeletes;
 use crate::error::{Error, Result};
 use crate::hash::keyspace_seed;
 use crate::keymap::{MapSegment, Slices};
@@ -183,6 +184,46 @@ impl Segment {
         self.file.hash_run_lost.load(Ordering::Relaxed)
     }
 
+    /// The range tombstones, by number, that may hide something in it: some of them several times.
+    pub(crate) fn hidden_by<'a>(
+        &'a self,
+        deletes: &'a RangeDeletes,
+    ) -> impl Iterator<Item = SeqNo> {
+        let applied = self.reader().properties().deletes_applied;
+        let within = deletes.within(&self.meta.first_key, &self.meta.last_key);
+        within.filter(move |seqno| self.meta.smallest <= *seqno && applied < *seqno)
+    }
+
+    /// Whether all that it holds has expired by a time, but for tombstones.
+    pub(crate) fn has_expired(&self, by_ms: u64) -> bool {
+        self.reader().properties().have_expired(by_ms)
+    }
+
+    /// Whether something in it has expired by a time.
+    pub(crate) fn holds_expired(&self, by_ms: u64) -> bool {
+        let p = self.reader().properties();
+        p.expiring > 0 && p.first_expiry_ms <= by_ms
+    }
+
+    /// Whether about half of it or more has expired by a time, if what expires does so evenly.
+    pub(crate) fn is_half_expired(&self, by_ms: u64) -> bool {
+        let p = self.reader().properties();
+        let passed = by_ms.min(p.last_expiry_ms).saturating_sub(p.first_expiry_ms) as f64;
+        let all = (p.last_expiry_ms - p.first_expiry_ms.min(p.last_expiry_ms)) as f64;
+        let share = if all == 0.0 { 1.0 } else { passed / all };
+        self.holds_expired(by_ms) && share * p.expiring as f64 * 2.0 >= p.entries as f64
+    }
+
+    /// Whether it has several versions of some key.
+    pub(crate) fn holds_versions(&self) -> bool {
+        self.meta.entries > self.reader().properties().distinct_keys
+    }
+
+    /// Whether it has merge operands.
+    pub(crate) fn has_operands(&self) -> bool {
+        self.reader().properties().merge_operands > 0
+    }
+
     /// Its age, for comparing with others of its keyspace: lower is newer.
     pub(crate) fn rank(&self) -> u64 {
         u64::from(self.meta.level) << 56 | (u64::MAX >> 8).saturating_sub(self.meta.run.0)
@@ -313,6 +354,8 @@ pub(crate) struct Tree {
     pub(crate) hash_seed: u64,
     /// The sequence numbers at which the keyspace was cleared, rising.
     pub(crate) clears: Vec<SeqNo>,
+    /// Those that the manifest has: not those that are still in memtables.
+    pub(crate) deletes: Arc<RangeDeletes>,
     pub(crate) levels: Vec<Vec<Run>>,
 }
 
@@ -349,6 +392,12 @@ impl Tree {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Version {
     pub(crate) trees: BTreeMap<KeyspaceId, Arc<Tree>>,
+    /// The edit of the manifest that made it: no two of a database have the same.
+    pub(crate) edit: u64,
+    /// Whether anything in it expires.
+    pub(crate) has_expiring: bool,
+    /// Every operation up to here is in it, or was dropped.
+    pub(crate) flushed: SeqNo,
 }
 
 /// The live segments by id, as the committer keeps them.
@@ -365,6 +414,7 @@ impl Version {
                     id: *id,
                     hash_seed: keyspace_seed(state.hash_seed, *id),
                     clears: keyspace.clears.clone(),
+                    deletes: Arc::clone(&keyspace.deletes),
                     levels: vec![Vec::new(); LEVELS],
                 },
             );
@@ -386,7 +436,11 @@ impl Version {
                 tree.levels[level].push(run);
             }
         }
-        Version { trees: trees.into_iter().map(|(id, tree)| (id, Arc::new(tree))).collect() }
+        let trees: BTreeMap<_, _> =
+            trees.into_iter().map(|(id, tree)| (id, Arc::new(tree))).collect();
+        let expires = |segment: &Arc<Segment>| segment.reader().properties().expiring > 0;
+        let has_expiring = trees.values().any(|tree| tree.segments().any(expires));
+        Version { trees, edit: state.edit_number, has_expiring, flushed: state.flushed }
     }
 }
 

@@ -27,7 +27,7 @@ mod state;
 mod state_tests;
 
 pub(crate) use backup::BackupManifest;
-pub(crate) use edit::{Change, Edit, RunNo, SegmentMeta};
+pub(crate) use edit::{Change, Edit, KeyspaceSettings, RunNo, SegmentMeta};
 pub use fuzz::manifest_bytes;
 pub(crate) use live::{
     LEVELS, LiveSegments, Run, Segment, SegmentHome, Tree, Version, parse_segment_file_name,

@@ -5,7 +5,7 @@
 //! one thread at a time. Called by range reads and compactions.
 
 use super::{LEVELS, Segment, Tree};
-use crate::cursor::{Bounds, Cursor, Seek, Shown};
+use crate::cursor::{Bounds, Cursor, Hidden, Seek, Shown};
 use crate::error::Result;
 use crate::segment::{CursorOptions, SegmentCursor};
 use crate::sync::Arc;
@@ -210,6 +210,34 @@ impl Cursor for RunCursor {
         let Some(cursor) = self.enter(target) else { return Ok(()) };
         cursor.seek(to)?;
         self.settle(matches!(to, Seek::First | Seek::AtOrAfter(_) | Seek::After(_)))
+    }
+
+    /// What is older than the tombstone: whole segments, and what the range has of the last one.
+    fn pass_hidden(&mut self, hidden: &Hidden<'_>, forward: bool) -> Result<()> {
+        let Some(at) = self.open.as_ref().map(|(at, _)| *at).filter(|_| !self.off) else {
+            return Ok(());
+        };
+        let is_old = |s: &Arc<Segment>| s.meta.largest <= hidden.newest;
+        let segments = self.segments.all();
+        let stop = if forward {
+            let goes_on = |s: &Arc<Segment>| is_old(s) && hidden.ends_behind(&s.meta.last_key);
+            segments.iter().skip(at).find(|s| !goes_on(s))
+        } else {
+            let goes_on = |s: &Arc<Segment>| is_old(s) && *hidden.start <= s.meta.first_key[..];
+            segments.iter().take(at + 1).rev().find(|s| !goes_on(s))
+        };
+        let Some(stop) = stop.cloned() else {
+            self.off = true;
+            return Ok(());
+        };
+        match (is_old(&stop), forward) {
+            (true, true) => self.seek(Seek::AtOrAfter(hidden.end)),
+            (true, false) => self.seek(Seek::Before(hidden.start)),
+            // It may have something newer, in which the cursor is already, or begins now.
+            (false, _) if segments.get(at).is_some_and(|s| s.meta.id == stop.meta.id) => Ok(()),
+            (false, true) => self.seek(Seek::AtOrAfter(&stop.meta.first_key)),
+            (false, false) => self.seek(Seek::AtOrBefore(&stop.meta.last_key)),
+        }
     }
 
     #[inline]

@@ -3,8 +3,9 @@
 //! A plain value. Applying an edit checks it in full, so that neither a damaged manifest nor a
 //! mistake of the caller's leads to a state that breaks the rules of FORMAT.md, section 5.
 
-use super::edit::{Change, Edit, RunNo, SegmentMeta};
+use super::edit::{Change, Edit, KeyspaceSettings, RunNo, SegmentMeta};
 use super::live::LEVELS;
+use crate::deletes::RangeDeletes;
 use crate::error::Malformed;
 use crate::sync::Arc;
 use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
@@ -21,6 +22,9 @@ pub(crate) struct KeyspaceState {
     /// The clears still to be minded, rising: what is not newer than one is gone for readers at or
     /// after it.
     pub(crate) clears: Vec<SeqNo>,
+    pub(crate) settings: KeyspaceSettings,
+    /// The range tombstones still to be minded.
+    pub(crate) deletes: Arc<RangeDeletes>,
 }
 
 /// The state of a database, as its manifest gives it. Cloning costs a few tens of nanoseconds a
@@ -90,7 +94,7 @@ impl ManifestState {
                 Change::CreateKeyspace { id, name } => {
                     require(*id >= fresh_keyspaces, "a keyspace id is used again")?;
                     require(*id != STANDALONE, "a keyspace has the id of standalone segments")?;
-                    let created = KeyspaceState { name: name.clone(), clears: Vec::new() };
+                    let created = KeyspaceState { name: name.clone(), ..KeyspaceState::default() };
                     let twice = self.keyspaces.insert(*id, created).is_some();
                     require(!twice, "a keyspace is created twice")?;
                     names_grew = true;
@@ -112,6 +116,23 @@ impl ManifestState {
                 }
                 Change::ForgetClears { id, seqno } => {
                     self.keyspace(*id)?.clears.retain(|clear| clear > seqno);
+                }
+                Change::AddRangeDeletes { id, deletes } => {
+                    let known = Arc::make_mut(&mut self.keyspace(*id)?.deletes);
+                    for (seqno, span) in deletes {
+                        let is_new = known.add(*seqno, span.clone());
+                        require(is_new, "two range tombstones have the same number")?;
+                    }
+                }
+                Change::ForgetRangeDeletes { id, seqnos } => {
+                    let known = Arc::make_mut(&mut self.keyspace(*id)?.deletes);
+                    for seqno in seqnos {
+                        let was_there = known.remove(*seqno);
+                        require(was_there, "a range tombstone is forgotten that is not there")?;
+                    }
+                }
+                Change::SetOptions { id, settings } => {
+                    self.keyspace(*id)?.settings = settings.clone();
                 }
                 Change::AddSegment(segment) => self.add(segment)?,
                 Change::RemoveSegment(id) => {
@@ -226,6 +247,14 @@ impl ManifestState {
             changes.push(Change::CreateKeyspace { id, name: keyspace.name.clone() });
             let clears = keyspace.clears.iter();
             changes.extend(clears.map(|&seqno| Change::Clear { id, seqno }));
+            if !keyspace.deletes.is_empty() {
+                let deletes = keyspace.deletes.iter();
+                let deletes = deletes.map(|(seqno, span)| (seqno, span.clone())).collect();
+                changes.push(Change::AddRangeDeletes { id, deletes });
+            }
+            if keyspace.settings != KeyspaceSettings::default() {
+                changes.push(Change::SetOptions { id, settings: keyspace.settings.clone() });
+            }
         }
         changes
             .extend(self.segments.values().map(|segment| Change::AddSegment(Arc::clone(segment))));

@@ -1,4 +1,5 @@
 use super::*;
+use crate::deletes::KeySpan;
 use crate::error::Malformed;
 use crate::slice::Key;
 use crate::sync::Arc;
@@ -74,6 +75,22 @@ fn every_change_round_trips_and_nothing_shorter_decodes() {
         Change::Flushed(SeqNo(0)),
         next(1, u64::MAX, u32::MAX, 4),
         Change::ForgetClears { id: KeyspaceId(1), seqno: SeqNo(7) },
+        Change::AddRangeDeletes {
+            id: KeyspaceId(1),
+            deletes: vec![
+                (SeqNo(7), KeySpan { start: "a".into(), end: "b".into() }),
+                (SeqNo(300), KeySpan { start: "".into(), end: "".into() }),
+            ],
+        },
+        Change::ForgetRangeDeletes { id: KeyspaceId(1), seqnos: vec![SeqNo(7), SeqNo(300)] },
+        Change::SetOptions { id: KeyspaceId(1), settings: KeyspaceSettings::default() },
+        Change::SetOptions {
+            id: KeyspaceId(1),
+            settings: KeyspaceSettings {
+                merge_operator: Some("sum".to_owned()),
+                default_ttl_ms: u64::MAX,
+            },
+        },
     ];
     for change in &changes {
         let one = edit([change.clone()]);
@@ -94,7 +111,7 @@ fn every_change_round_trips_and_nothing_shorter_decodes() {
 #[test]
 fn unknown_changes_are_skipped_if_optional_and_unsupported_if_not() {
     assert_eq!(Edit::decode(&[0x80, 2, 9, 9, 5, 1, 3]).unwrap().changes.len(), 1);
-    for kind in [0, 10, 11, 0x7f] {
+    for kind in [0, 13, 14, 0x7f] {
         let outcome = Edit::decode(&[kind, 2, 0, 0]);
         assert!(matches!(outcome, Err(Malformed::Unsupported(_))), "kind {kind}");
     }

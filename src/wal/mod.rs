@@ -55,7 +55,7 @@ pub(crate) use format::{
 };
 pub use fuzz::wal_bytes;
 pub(crate) use keyspaces::{KeyspaceNote, NotedKeyspace};
-pub(crate) use ops::{Op, Ops, batches, encode_op, encoded_len};
+pub(crate) use ops::{Op, Ops, batches, encode_expiring, encode_op, encoded_len};
 pub(crate) use renew::renew;
 pub use replay::Recovery;
 pub(crate) use replay::{Replayed, remove_logs, replay};

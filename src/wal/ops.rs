@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! batch   varint count, at least 1 · that many operations
-//! op      u8 kind and flags · varint keyspace · varint length, key · [varint length, value]
+//! op      u8 kind · varint keyspace · varint length, key · [varint length, value]
 //! ```
 //!
 //! A batch is encoded by whoever collects it, one [`encode_op`] at a time behind the count, and is
@@ -12,12 +12,7 @@
 
 use crate::coding::{Reader, put_bytes, put_varint, varint_len};
 use crate::error::Malformed;
-use crate::types::{KeyspaceId, Kind, MAX_KEY_LEN, MAX_VALUE_LEN};
-
-/// Bits 0 to 2 of an operation's first byte.
-const KIND_BITS: u8 = 0b0000_0111;
-/// Bit 4: an expiry time follows the value.
-const HAS_EXPIRY: u8 = 0b0001_0000;
+use crate::types::{EXPIRY_LEN, KIND_BITS, KeyspaceId, Kind, MAX_KEY_LEN, MAX_VALUE_LEN};
 
 /// The fewest bytes an operation takes: its kind, a keyspace id, and an empty key's length.
 pub(super) const MIN_OP_LEN: u64 = 3;
@@ -31,7 +26,7 @@ pub(crate) struct Op<'a> {
     pub(crate) kind: Kind,
     /// At most [`MAX_KEY_LEN`] bytes.
     pub(crate) key: &'a [u8],
-    /// At most [`MAX_VALUE_LEN`] bytes; empty for a delete.
+    /// At most [`MAX_VALUE_LEN`] bytes, expiry included; empty for a delete.
     pub(crate) value: &'a [u8],
 }
 
@@ -41,21 +36,35 @@ pub(crate) fn encode_op(out: &mut Vec<u8>, op: Op<'_>) {
     out.push(op.kind as u8);
     put_varint(out, u64::from(op.keyspace.0));
     put_bytes(out, op.key);
-    if op.kind == Kind::Put {
+    if op.kind != Kind::Delete {
         put_bytes(out, op.value);
     }
+}
+
+/// The same for an operation that expires, with its value proper; its kind is that without an expiry.
+/// Says where in `out` the expiry begins: the caller may not know it yet.
+pub(crate) fn encode_expiring(out: &mut Vec<u8>, op: Op<'_>, expiry: u64) -> usize {
+    debug_assert!(op.key.len() <= MAX_KEY_LEN && op.value.len() <= MAX_VALUE_LEN - EXPIRY_LEN);
+    out.push(op.kind.expiring() as u8);
+    put_varint(out, u64::from(op.keyspace.0));
+    put_bytes(out, op.key);
+    put_varint(out, (EXPIRY_LEN + op.value.len()) as u64);
+    let at = out.len();
+    out.extend_from_slice(&expiry.to_le_bytes());
+    out.extend_from_slice(op.value);
+    at
 }
 
 /// How many bytes [`encode_op`] appends.
 pub(crate) fn encoded_len(op: &Op<'_>) -> usize {
     let field = |bytes: &[u8]| varint_len(bytes.len() as u64) + bytes.len();
-    let value = if op.kind == Kind::Put { field(op.value) } else { 0 };
+    let value = if op.kind == Kind::Delete { 0 } else { field(op.value) };
     1 + varint_len(u64::from(op.keyspace.0)) + field(op.key) + value
 }
 
 fn decode_op<'a>(reader: &mut Reader<'a>) -> Result<Op<'a>, Malformed> {
     let flags = reader.u8()?;
-    if flags & !(KIND_BITS | HAS_EXPIRY) != 0 {
+    if flags & !KIND_BITS != 0 {
         return Err(Malformed::Damaged("an operation sets a reserved flag"));
     }
     let number = flags & KIND_BITS;
@@ -66,16 +75,19 @@ fn decode_op<'a>(reader: &mut Reader<'a>) -> Result<Op<'a>, Malformed> {
             Malformed::Damaged("an operation has an invalid kind")
         });
     };
-    if flags & HAS_EXPIRY != 0 {
-        return Err(Malformed::Unsupported("an operation with an expiry time"));
-    }
     let keyspace = u32::try_from(reader.varint()?)
         .map_err(|_| Malformed::Damaged("a keyspace id does not fit 32 bits"))?;
     let key = reader.prefixed_bytes()?;
     if key.len() > MAX_KEY_LEN {
         return Err(Malformed::Damaged("a key is longer than 65535 bytes"));
     }
-    let value = if kind == Kind::Put { reader.prefixed_bytes()? } else { &[] };
+    let value = if kind == Kind::Delete { &[] } else { reader.prefixed_bytes()? };
+    if value.len() < kind.least_value() {
+        return Err(Malformed::Damaged("a value has no room for its expiry"));
+    }
+    if kind == Kind::DeleteRange && !value.is_empty() && value <= key {
+        return Err(Malformed::Damaged("a range delete ends where it starts, or before"));
+    }
     if value.len() > MAX_VALUE_LEN {
         return Err(Malformed::Damaged("a value is longer than 4294967295 bytes"));
     }

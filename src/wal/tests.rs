@@ -147,8 +147,13 @@ fn batches_refuse_what_the_format_does_not_allow() {
     assert!(damaged(&[2, 2, 0, 0]), "fewer operations than the count");
     assert!(damaged(&[1, 0, 0, 0]) && damaged(&[1, 7, 0, 0]), "kinds that can never be");
     assert!(damaged(&[1, 2 | 8, 0, 0]) && damaged(&[1, 2 | 32, 0, 0]), "reserved flags");
-    assert!(unsupported(&[1, 3, 0, 0]) && unsupported(&[1, 6, 0, 0]), "kinds to come");
-    assert!(unsupported(&[1, 2 | 16, 0, 0]), "an expiry");
+    assert!(unsupported(&[1, 5, 0, 0]) && unsupported(&[1, 6, 0, 0]), "kinds to come");
+    assert_eq!(check(&[1, 3, 0, 0, 0]), None, "an empty operand");
+    assert!(damaged(&[1, 2 | 16, 0, 0]), "a delete that expires");
+    assert!(damaged(&[1, 1 | 16, 0, 0, 7, 1, 2, 3, 4, 5, 6, 7]), "no room for an expiry");
+    assert_eq!(check(&[1, 3 | 16, 0, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8]), None, "an expiry");
+    assert_eq!(check(&[1, 4, 0, 1, b'b', 0]), None, "a range without an end");
+    assert!(damaged(&[1, 4, 0, 1, b'b', 1, b'b']), "a range of nothing");
     assert!(damaged(&[1, 2, 0xff, 0xff, 0xff, 0xff, 0x10, 0]), "a keyspace of 33 bits");
     let mut long = vec![1, 2, 0, 0x80, 0x80, 4];
     long.resize(6 + 65_536, 0);
@@ -626,8 +631,8 @@ fn gaps_and_nonsense_in_records_that_verify_are_damage() {
         let outcome = raw(kind, 1, 64, &good);
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Unsupported, "kind {kind}");
     }
-    let expiry = [1, 2 | 16, 0, 0];
-    assert_eq!(raw(KIND_GROUP, 1, 64, &expiry).unwrap_err().kind(), ErrorKind::Unsupported);
+    let newer = [1, 5, 0, 0];
+    assert_eq!(raw(KIND_GROUP, 1, 64, &newer).unwrap_err().kind(), ErrorKind::Unsupported);
 }
 
 #[test]

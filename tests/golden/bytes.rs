@@ -67,6 +67,11 @@ impl<'a> Input<'a> {
         &self.bytes[self.at - n..self.at]
     }
 
+    /// What is left.
+    pub fn rest(&mut self) -> &'a [u8] {
+        self.take(self.bytes.len() - self.at)
+    }
+
     /// An integer of `size` bytes.
     pub fn int(&mut self, size: usize) -> u64 {
         int_at(self.take(size), 0, size)

@@ -263,13 +263,15 @@ fn resealed_blocks(plain: &Patient, cases: &mut Vec<Damaged>) {
     let newer = || Expected::new("get", "unsupported", offset).lost(entries).unjudged();
     let n = entries as usize;
     let trailer = length - (7 * n).next_multiple_of(8);
-    let parts: [(&str, usize, &[u8], Expected); 9] = [
+    let parts: [(&str, usize, &[u8], Expected); 11] = [
         ("reserved", 28, &[1], damage()),
         ("codec-3", 24, &[3], newer()),
         ("prefix-width-3", 25, &[3], damage()),
-        ("kind-3", 38, &[3], newer()),
+        ("kind-4", 38, &[4], newer()),
+        ("kind-5", 38, &[5], newer()),
         ("kind-7", 38, &[7], damage()),
-        ("expiry", 38, &[1 | 1 << 4], newer()),
+        ("expiry-without-room", 34, &[7, 0, 0, 0, 3 | 1 << 4], damage()),
+        ("tombstone-expiry", 38, &[2 | 1 << 4], damage()),
         ("flag-6", 38, &[1 | 1 << 6], damage()),
         ("offset", trailer + 4 * n + 2, &[1, 0], damage()),
         // Nothing that a lookup uses is wrong.

@@ -3,7 +3,7 @@
 use super::bytes::{checksum, put};
 use super::damage::{Damaged, Expected};
 use super::database::{Files, Log, Manifest, contents, contents_without, read_log, read_manifest};
-use super::make::append_edit;
+use super::make::{READ_AT_MS, append_edit};
 use super::segment;
 use crate::database::log_salt;
 
@@ -107,9 +107,14 @@ fn damaged_logs(store: &Store, cases: &mut Vec<Damaged>) {
         let expected = opening("corruption", at(i));
         add(&format!("log-{part}"), &defect, expected, &|file| file[at(i) + byte] ^= 1);
     }
-    let resealed: [(&str, usize, u8, &str); 4] = [
+    let resealed: [(&str, usize, u8, &str); 8] = [
         ("record-kind-4", 13, 4, "unsupported"),
-        ("op-kind-3", 27, 3, "unsupported"),
+        ("op-kind-5", 27, 5, "unsupported"),
+        // The key of the operation is "beta", its value is "2".
+        ("op-range-reversed", 27, 4, "corruption"),
+        ("op-range-expiry", 27, 4 | 1 << 4, "unsupported"),
+        ("op-expiry-without-room", 27, 1 | 1 << 4, "corruption"),
+        ("op-tombstone-expiry", 27, 2 | 1 << 4, "corruption"),
         ("op-flag", 27, 1 | 1 << 3, "corruption"),
         ("seqno-resealed", 14, 9, "corruption"),
     ];
@@ -287,10 +292,28 @@ fn damaged_manifests(store: &Store, cases: &mut Vec<Damaged>) {
         put(file, second, &sum.to_le_bytes());
     });
     let number = edits[last].0 + 1;
-    let defect = "an edit with a change of kind 11, which is not known, was appended";
-    add("change-11", defect, opening("unsupported", end), &|file| {
-        append_edit(file, number, &[11, 1, 0]);
+    let defect = "an edit with a change of kind 13, which is not known, was appended";
+    add("change-13", defect, opening("unsupported", end), &|file| {
+        append_edit(file, number, &[13, 1, 0]);
     });
+    let bad_edits: [(&str, &str, &str, &[u8]); 7] = [
+        ("option-3", "an option that is not known", "unsupported", &[10, 4, 0, 3, 1, b'x']),
+        ("options-order", "options out of order", "corruption", &[10, 5, 0, 0x81, 0, 0x80, 0]),
+        ("operator-nameless", "a merge operator without a name", "corruption", &[10, 3, 0, 1, 0]),
+        ("ttl-short", "a time to live of one byte", "corruption", &[10, 4, 0, 2, 1, 9]),
+        ("range-empty", "an empty range tombstone", "corruption", &[11, 6, 0, 9, 1, b'b', 1, b'b']),
+        (
+            "range-twice",
+            "two range tombstones of one number",
+            "corruption",
+            &[11, 9, 0, 9, 1, b'a', 0, 9, 1, b'b', 0],
+        ),
+        ("range-missing", "a range tombstone that is not there", "corruption", &[12, 2, 0, 9]),
+    ];
+    for (case, what, kind, edit) in bad_edits {
+        let defect = format!("an edit was appended: {what}");
+        add(case, &defect, opening(kind, end), &|file| append_edit(file, number, edit));
+    }
     let defect = "an edit that removes a segment that is not there was appended";
     add("change-impossible", defect, opening("corruption", end), &|file| {
         append_edit(file, number, &[5, 1, 77]);
@@ -339,8 +362,8 @@ fn damaged_stores(store: &Store, cases: &mut Vec<Damaged>) {
     let deepest = name(deepest.expect("a segment").0);
     let read = segment::read(&store.files[&deepest]);
     let block = &read.description.blocks[0];
-    let before = contents(&store.files);
-    let newer = contents_without(&store.files, &deepest);
+    let before = contents(&store.files, READ_AT_MS);
+    let newer = contents_without(&store.files, &deepest, READ_AT_MS);
     let in_block = &read.entries[..block.entries as usize];
     let lost = in_block
         .iter()

@@ -4,7 +4,8 @@
 
 use super::bytes::{Input, checksum, u32_at, u64_at};
 use super::segment;
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The files of a directory by name.
 pub type Files = BTreeMap<String, Vec<u8>>;
@@ -14,6 +15,9 @@ pub struct Op {
     pub kind: u8,
     pub keyspace: u64,
     pub key: Vec<u8>,
+    /// Milliseconds since the Unix epoch.
+    pub expiry: Option<u64>,
+    /// What follows the expiry; of a range tombstone its end.
     pub value: Vec<u8>,
 }
 
@@ -144,12 +148,17 @@ fn check_note(input: &mut Input<'_>) {
 }
 
 fn read_op(input: &mut Input<'_>) -> Op {
-    let kind = input.int(1) as u8;
-    assert!(matches!(kind, 1 | 2), "no expiry, nothing reserved");
+    let flags = input.int(1) as u8;
+    assert_eq!(flags & 0b1110_1000, 0, "nothing reserved");
+    let (kind, expires) = (flags & 7, flags & 16 != 0);
+    assert!(matches!((kind, expires), (1 | 3, _) | (2 | 4, false)), "kind {kind}");
     let keyspace = input.varint();
     let key = input.bytes().to_vec();
-    let value = if kind == 1 { input.bytes().to_vec() } else { Vec::new() };
-    Op { kind, keyspace, key, value }
+    let mut value = if kind == 2 { Input::new(&[]) } else { Input::new(input.bytes()) };
+    let expiry = expires.then(|| value.int(8));
+    let value = value.rest().to_vec();
+    assert!(kind != 4 || value.is_empty() || key < value, "the range is not empty");
+    Op { kind, keyspace, key, expiry, value }
 }
 
 #[derive(Clone, Debug)]
@@ -168,14 +177,26 @@ pub struct SegmentLine {
 }
 
 #[derive(Clone, Debug, Default)]
+pub struct Keyspace {
+    pub name: String,
+    pub clears: Vec<u64>,
+    pub merge_operator: Option<String>,
+    /// In milliseconds.
+    pub default_ttl: Option<u64>,
+    pub range_tombstones: RangeTombstones,
+}
+
+/// Start and end by number; an empty end is none.
+pub type RangeTombstones = BTreeMap<u64, (Vec<u8>, Vec<u8>)>;
+
+#[derive(Clone, Debug, Default)]
 pub struct Manifest {
     pub uuid: Vec<u8>,
     pub hash_seed: u64,
     pub salt: u64,
     /// Number, offset of the first copy, and the kinds of change in it.
     pub edits: Vec<(u64, usize, Vec<u8>)>,
-    /// Name and clears by id.
-    pub keyspaces: BTreeMap<u64, (String, Vec<u64>)>,
+    pub keyspaces: BTreeMap<u64, Keyspace>,
     pub segments: BTreeMap<u64, SegmentLine>,
     pub log_floor: u64,
     pub flushed: u64,
@@ -217,6 +238,11 @@ fn manifest_record(file: &[u8], salt: u64, at: usize, number: u64) -> (&[u8], us
 }
 
 impl Manifest {
+    /// The one whose id comes next.
+    fn keyspace(&mut self, body: &mut Input<'_>) -> &mut Keyspace {
+        self.keyspaces.get_mut(&body.varint()).expect("a live keyspace")
+    }
+
     fn apply(&mut self, edit: &[u8]) -> Vec<u8> {
         let mut input = Input::new(edit);
         let mut kinds = Vec::new();
@@ -228,7 +254,8 @@ impl Manifest {
                 1 => {
                     let id = body.varint();
                     let name = String::from_utf8(body.bytes().to_vec()).expect("UTF-8");
-                    assert!(self.keyspaces.insert(id, (name, Vec::new())).is_none());
+                    let keyspace = Keyspace { name, ..Keyspace::default() };
+                    assert!(self.keyspaces.insert(id, keyspace).is_none());
                 }
                 2 => {
                     let id = body.varint();
@@ -236,8 +263,8 @@ impl Manifest {
                     self.segments.retain(|_, segment| segment.keyspace != id);
                 }
                 3 => {
-                    let clears = &mut self.keyspaces.get_mut(&body.varint()).expect("it").1;
-                    clears.push(body.varint());
+                    let keyspace = self.keyspace(&mut body);
+                    keyspace.clears.push(body.varint());
                 }
                 4 => {
                     let id = body.varint();
@@ -261,9 +288,48 @@ impl Manifest {
                 7 => self.flushed = body.varint(),
                 8 => self.next = std::array::from_fn(|_| body.varint()),
                 9 => {
-                    let clears = &mut self.keyspaces.get_mut(&body.varint()).expect("it").1;
+                    let keyspace = self.keyspace(&mut body);
                     let upto = body.varint();
-                    clears.retain(|clear| *clear > upto);
+                    keyspace.clears.retain(|clear| *clear > upto);
+                }
+                10 => {
+                    let keyspace = self.keyspace(&mut body);
+                    (keyspace.merge_operator, keyspace.default_ttl) = (None, None);
+                    let mut last = 0;
+                    while !body.is_empty() {
+                        let (id, value) = (body.int(1) as u8, body.bytes());
+                        assert!(last < id, "options rise");
+                        last = id;
+                        match id {
+                            1 => {
+                                let name = String::from_utf8(value.to_vec()).expect("UTF-8");
+                                assert!(!name.is_empty());
+                                keyspace.merge_operator = Some(name);
+                            }
+                            2 => {
+                                assert_eq!(value.len(), 8);
+                                keyspace.default_ttl = Some(u64_at(value, 0));
+                                assert_ne!(keyspace.default_ttl, Some(0));
+                            }
+                            _ => assert!(id & 0x80 != 0, "unknown option"),
+                        }
+                    }
+                }
+                11 => {
+                    let keyspace = self.keyspace(&mut body);
+                    while !body.is_empty() {
+                        let seqno = body.varint();
+                        let range = (body.bytes().to_vec(), body.bytes().to_vec());
+                        assert!(range.1.is_empty() || range.0 < range.1, "it is not empty");
+                        assert!(keyspace.range_tombstones.insert(seqno, range).is_none());
+                    }
+                }
+                12 => {
+                    let keyspace = self.keyspace(&mut body);
+                    while !body.is_empty() {
+                        let gone = keyspace.range_tombstones.remove(&body.varint());
+                        assert!(gone.is_some(), "it is there");
+                    }
                 }
                 _ => {
                     assert!(kind & 0x80 != 0, "unknown change");
@@ -301,25 +367,24 @@ pub fn chain(files: &Files, floor: u64) -> Vec<Log> {
 /// By keyspace name and key.
 pub type Contents = BTreeMap<(String, Vec<u8>), Vec<u8>>;
 
-/// Sequence number, kind and value.
-type Version = (u64, u8, Vec<u8>);
-
-/// The newest versions of the keys of a database.
-struct Newest<'a> {
-    manifest: &'a Manifest,
-    versions: BTreeMap<(u64, Vec<u8>), Version>,
+/// A version of a key.
+struct Version {
+    kind: u8,
+    expiry: Option<u64>,
+    value: Vec<u8>,
 }
 
-impl Newest<'_> {
-    fn see(&mut self, keyspace: u64, key: Vec<u8>, version: Version) {
-        let Some((_, clears)) = self.manifest.keyspaces.get(&keyspace) else { return };
-        if clears.iter().any(|clear| version.0 <= *clear) {
-            return;
-        }
-        let known = self.versions.entry((keyspace, key)).or_default();
-        if known.1 == 0 || version.0 > known.0 {
-            *known = version;
-        }
+/// Where a version is: its number, greatest first, then its source, newest first.
+type Place = (Reverse<u64>, u64, Reverse<u64>);
+
+/// The versions of the keys of a database.
+#[derive(Default)]
+struct Versions(BTreeMap<(u64, Vec<u8>), BTreeMap<Place, Version>>);
+
+impl Versions {
+    fn see(&mut self, keyspace: u64, key: Vec<u8>, place: Place, version: Version) {
+        let twice = self.0.entry((keyspace, key)).or_default().insert(place, version).is_some();
+        assert!(!twice, "no source has two versions with one number");
     }
 
     fn see_segment(&mut self, line: &SegmentLine, file: &[u8]) {
@@ -333,32 +398,38 @@ impl Newest<'_> {
             (&description.first_key, &description.last_key),
             (&line.first_key, &line.last_key)
         );
-        for entry in segment.entries {
-            assert!((line.smallest..=line.largest).contains(&entry.seqno));
-            self.see(line.keyspace, entry.key, (entry.seqno, entry.kind, entry.value));
+        for segment::Entry { key, seqno, kind, expiry, value } in segment.entries {
+            assert!((line.smallest..=line.largest).contains(&seqno));
+            let place = (Reverse(seqno), 1 + line.level, Reverse(line.run));
+            self.see(line.keyspace, key, place, Version { kind, expiry, value });
         }
     }
 
-    fn live(self) -> Contents {
-        let puts = self.versions.into_iter().filter(|(_, (_, kind, _))| *kind == 1);
-        let name = |id: u64| self.manifest.keyspaces[&id].0.clone();
-        puts.map(|((id, key), (_, _, value))| ((name(id), key), value)).collect()
+    fn live(self, manifest: &Manifest, now: u64) -> Contents {
+        let mut contents = Contents::new();
+        for ((id, key), versions) in self.0 {
+            let Some(keyspace) = manifest.keyspaces.get(&id) else { continue };
+            if let Some(value) = value_of(keyspace, &key, versions, now) {
+                contents.insert((keyspace.name.clone(), key), value);
+            }
+        }
+        contents
     }
 }
 
-/// All live pairs.
-pub fn contents(files: &Files) -> Contents {
-    contents_without(files, "")
+/// All pairs that are live at a time, in milliseconds since the Unix epoch.
+pub fn contents(files: &Files, now: u64) -> Contents {
+    contents_without(files, "", now)
 }
 
 /// What would be live if this segment were empty.
-pub fn contents_without(files: &Files, missing: &str) -> Contents {
-    let manifest = &read_manifest(&files["MANIFEST"]);
-    let mut newest = Newest { manifest, versions: BTreeMap::new() };
+pub fn contents_without(files: &Files, missing: &str, now: u64) -> Contents {
+    let mut manifest = read_manifest(&files["MANIFEST"]);
+    let mut versions = Versions::default();
     for (id, line) in &manifest.segments {
         let name = format!("{id:020}.seg");
         if name != missing {
-            newest.see_segment(line, &files[&name]);
+            versions.see_segment(line, &files[&name]);
         }
     }
     for log in chain(files, manifest.log_floor) {
@@ -371,13 +442,23 @@ pub fn contents_without(files: &Files, missing: &str) -> Contents {
             seqno += u64::from(record.kind == 3);
             for op in record.batches.into_iter().flatten() {
                 seqno += 1;
-                if seqno > manifest.flushed {
-                    newest.see(op.keyspace, op.key, (seqno, op.kind, op.value));
+                if seqno <= manifest.flushed {
+                    continue;
                 }
+                let Op { kind, keyspace, key, expiry, value } = op;
+                if kind == 4 {
+                    if let Some(keyspace) = manifest.keyspaces.get_mut(&keyspace) {
+                        let new = keyspace.range_tombstones.insert(seqno, (key, value)).is_none();
+                        assert!(new, "what is in the manifest is not replayed");
+                    }
+                    continue;
+                }
+                let place = (Reverse(seqno), 0, Reverse(0));
+                versions.see(keyspace, key, place, Version { kind, expiry, value });
             }
         }
     }
-    newest.live()
+    versions.live(&manifest, now)
 }
 
 /// What a backup of a directory holds, from FORMAT.md section 9 alone; and the names of its segments.
@@ -397,15 +478,80 @@ pub fn backup(files: &Files, number: u64) -> (Contents, Vec<String>) {
     let mut payload = Input::new(&file[88..]);
     manifest.apply(payload.bytes());
     assert_eq!((manifest.log_floor, manifest.next[1]), (1, 2));
-    let mut newest = Newest { manifest: &manifest, versions: BTreeMap::new() };
+    let mut versions = Versions::default();
     let mut names = Vec::new();
     for (id, line) in &manifest.segments {
         let name = format!("{id:020}-{:016x}.seg", line.checksum);
         assert!(line.largest <= manifest.flushed);
         assert_eq!(payload.int(8), checksum(0, 0, &files[&name]), "{name}");
-        newest.see_segment(line, &files[&name]);
+        versions.see_segment(line, &files[&name]);
         names.push(name);
     }
     assert!(payload.is_empty(), "nothing to spare");
-    (newest.live(), names)
+    (versions.live(&manifest, 0), names)
+}
+
+/// What the versions of a key come to.
+fn value_of(
+    keyspace: &Keyspace,
+    key: &[u8],
+    versions: BTreeMap<Place, Version>,
+    now: u64,
+) -> Option<Vec<u8>> {
+    let covers =
+        |(start, end): &(Vec<u8>, Vec<u8>)| start[..] <= *key && (end.is_empty() || *key < end[..]);
+    let deletes = keyspace.range_tombstones.iter().filter(|(_, range)| covers(range));
+    let hidden = deletes.map(|(seqno, _)| seqno).chain(&keyspace.clears).max();
+    let (mut operands, mut base) = (Vec::new(), None);
+    let mut last = None;
+    for ((Reverse(seqno), ..), version) in versions {
+        if last.replace(seqno) == Some(seqno) {
+            // The newer source hides it.
+            continue;
+        }
+        if hidden.is_some_and(|hidden| seqno <= *hidden) {
+            break;
+        }
+        let expired = version.expiry.is_some_and(|expiry| expiry <= now);
+        match version.kind {
+            3 if expired => {}
+            3 => operands.push(version.value),
+            1 if !expired => {
+                base = Some(version.value);
+                break;
+            }
+            _ => break,
+        }
+    }
+    if operands.is_empty() {
+        return base;
+    }
+    operands.reverse();
+    Some(merged(keyspace.merge_operator.as_deref().expect("an operator"), base, operands))
+}
+
+/// The ready-made operators, as the documentation of the library describes them.
+fn merged(operator: &str, base: Option<Vec<u8>>, operands: Vec<Vec<u8>>) -> Vec<u8> {
+    let all = || base.iter().chain(&operands);
+    match operator {
+        "ashlar.append" => all().flatten().copied().collect(),
+        "ashlar.add-i64" => {
+            let sum = all().fold(0, |sum: u64, n| sum.wrapping_add(u64_at(n, 0)));
+            sum.to_le_bytes().to_vec()
+        }
+        "ashlar.max" => all().max().expect("an operand").clone(),
+        "ashlar.set-union" => {
+            let mut union = BTreeSet::new();
+            for set in all() {
+                let mut input = Input::new(set);
+                while !input.is_empty() {
+                    let length = input.int(4) as usize;
+                    union.insert(input.take(length).to_vec());
+                }
+            }
+            let element = |e: Vec<u8>| [&(e.len() as u32).to_le_bytes()[..], &e].concat();
+            union.into_iter().flat_map(element).collect()
+        }
+        other => panic!("{other} is not ready-made"),
+    }
 }

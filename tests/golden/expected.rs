@@ -2,7 +2,8 @@
 
 use super::bytes::{hex, show_key, show_value};
 use super::database::{self, Files, read_manifest};
-use super::segment::{BlockLine, Description, PROPERTY_NAMES, Segment};
+use super::make::READ_AT_MS;
+use super::segment::{BlockLine, Description, OPTIONAL_PROPERTY_NAMES, PROPERTY_NAMES, Segment};
 use ashlardb::{Compression, SegmentReader};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -12,6 +13,10 @@ const EVERY: usize = 41;
 
 pub fn text(lines: &[String]) -> Vec<u8> {
     lines.iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect()
+}
+
+fn show_expiry(expiry: Option<u64>) -> String {
+    expiry.map_or(String::new(), |expiry| format!("\"expiry\":{expiry},"))
 }
 
 pub fn segment(name: &str, segment: &Segment) -> Vec<String> {
@@ -31,7 +36,9 @@ pub fn segment(name: &str, segment: &Segment) -> Vec<String> {
             show_key(&d.last_key)
         ),
         format!("{{\"properties\":{{{}}}}}", {
-            let pairs = PROPERTY_NAMES.iter();
+            let there = |(id, _): &&(u16, &str)| d.properties.contains_key(id);
+            let optional = OPTIONAL_PROPERTY_NAMES.iter().filter(there);
+            let pairs = PROPERTY_NAMES.iter().chain(optional);
             let pairs: Vec<String> =
                 pairs.map(|(id, name)| format!("\"{name}\":{}", d.properties[id])).collect();
             pairs.join(",")
@@ -53,10 +60,11 @@ pub fn segment(name: &str, segment: &Segment) -> Vec<String> {
     }));
     let entries = segment.entries.iter().map(|entry| {
         format!(
-            "{{\"key\":\"{}\",\"seqno\":{},\"kind\":{},{}}}",
+            "{{\"key\":\"{}\",\"seqno\":{},\"kind\":{},{}{}}}",
             show_key(&entry.key),
             entry.seqno,
             entry.kind,
+            show_expiry(entry.expiry),
             show_value(&entry.value)
         )
     });
@@ -93,6 +101,14 @@ pub fn describe(reader: &SegmentReader) -> Description {
         (13, p.distinct_keys),
         (14, p.range_tombstones),
     ];
+    let optional = [
+        (0x8010, p.deletes_applied.0),
+        (0x8011, p.expiring),
+        (0x8012, p.first_expiry_ms),
+        (0x8013, p.last_expiry_ms),
+    ];
+    let there = optional.into_iter().filter(|(_, n)| *n != 0);
+    let properties = properties.into_iter().chain(there);
     let (codec, level) = match reader.compression().expect("a tag") {
         Compression::None => (0, 0),
         Compression::Lz4 => (1, 0),
@@ -118,7 +134,7 @@ pub fn describe(reader: &SegmentReader) -> Description {
         last_key: reader.last_key().expect("a last key").to_vec(),
         codec,
         level,
-        properties: properties.into(),
+        properties: properties.collect(),
         sections: reader.sections().iter().map(|s| (s.id, s.offset, s.len)).collect(),
         blocks: blocks.collect(),
     }
@@ -141,10 +157,27 @@ pub fn database(files: &Files) -> Vec<String> {
         format!("{{\"edit\":{number},\"offset\":{offset},\"changes\":{kinds:?}}}")
             .replace(", ", ",")
     }));
-    lines.extend(manifest.keyspaces.iter().map(|(id, (name, clears))| {
-        let clears = format!("{clears:?}").replace(' ', "");
-        format!("{{\"keyspace\":{id},\"name\":\"{name}\",\"clears\":{clears}}}")
+    lines.extend(manifest.keyspaces.iter().map(|(id, keyspace)| {
+        let clears = format!("{:?}", keyspace.clears).replace(' ', "");
+        let name = &keyspace.name;
+        let mut line = format!("{{\"keyspace\":{id},\"name\":\"{name}\",\"clears\":{clears}");
+        if let Some(operator) = &keyspace.merge_operator {
+            line += &format!(",\"merge_operator\":\"{operator}\"");
+        }
+        if let Some(ttl) = keyspace.default_ttl {
+            line += &format!(",\"default_ttl\":{ttl}");
+        }
+        line + "}"
     }));
+    for (id, keyspace) in &manifest.keyspaces {
+        lines.extend(keyspace.range_tombstones.iter().map(|(seqno, (start, end))| {
+            format!(
+                "{{\"range_tombstone\":{seqno},\"keyspace\":{id},\"start\":\"{}\",\"end\":\"{}\"}}",
+                show_key(start),
+                show_key(end)
+            )
+        }));
+    }
     lines.extend(manifest.segments.iter().map(|(id, s)| {
         format!(
             "{{\"segment\":{id},\"keyspace\":{},\"level\":{},\"run\":{},\"file_length\":{},\
@@ -180,10 +213,11 @@ pub fn database(files: &Files) -> Vec<String> {
                 for op in batch {
                     lines.push(format!(
                         "{{\"seqno\":{seqno},\"batch\":{i},\"kind\":{},\"keyspace\":{},\
-                         \"key\":\"{}\",{}}}",
+                         \"key\":\"{}\",{}{}}}",
                         op.kind,
                         op.keyspace,
                         show_key(&op.key),
+                        show_expiry(op.expiry),
                         show_value(&op.value)
                     ));
                     seqno += 1;
@@ -191,7 +225,7 @@ pub fn database(files: &Files) -> Vec<String> {
             }
         }
     }
-    lines.extend(database::contents(files).iter().map(|((keyspace, key), value)| {
+    lines.extend(database::contents(files, READ_AT_MS).iter().map(|((keyspace, key), value)| {
         format!("{{\"in\":\"{keyspace}\",\"key\":\"{}\",{}}}", show_key(key), show_value(value))
     }));
     lines

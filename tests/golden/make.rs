@@ -6,8 +6,8 @@ use super::segment::{self, HASH_RUN, HASH_RUN_PARTITIONS, Layout, PROPERTIES};
 use crate::database::log_salt;
 use ashlardb::vfs::{Entropy, Env, ManualClock, MemVfs, OpenMode, SeededEntropy};
 use ashlardb::{
-    Background, Compaction, Compression, Db, Durability, KeyspaceId, SegmentOptions, SegmentWriter,
-    WriteBatch,
+    Background, Builder, Compaction, Compression, Db, Durability, KeyspaceId, KeyspaceOptions,
+    SegmentOptions, SegmentWriter, WriteBatch, merge,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -20,9 +20,17 @@ pub const FROZEN: [&str; 3] = ["history", "versions", "unclean"];
 /// Midnight of 1 January 2026, in seconds since the Unix epoch: when all golden files were made.
 const MADE_AT: u64 = 1_767_225_600;
 
+/// A minute later, in milliseconds: when they are read. What expires is meant to do so clearly before
+/// or clearly after this.
+pub const READ_AT_MS: u64 = (MADE_AT + 60) * 1000;
+
 fn env(seed: u64) -> Env {
+    env_at(seed, MADE_AT * 1000)
+}
+
+pub fn env_at(seed: u64, now_ms: u64) -> Env {
     let clock = ManualClock::default();
-    clock.advance(Duration::from_secs(MADE_AT));
+    clock.advance(Duration::from_millis(now_ms));
     Env {
         vfs: Arc::new(MemVfs::default()),
         clock: Arc::new(clock),
@@ -161,12 +169,7 @@ struct Database {
 
 const DIR: &str = "db";
 
-fn open(env: &Env) -> Db {
-    open_with_logs(env, 0)
-}
-
-/// Keeps so many bytes of logs for feeds.
-fn open_with_logs(env: &Env, keep: u64) -> Db {
+fn builder(env: &Env) -> Builder {
     Db::builder(DIR)
         .env(env.clone())
         .background(Background::Manual)
@@ -174,15 +177,23 @@ fn open_with_logs(env: &Env, keep: u64) -> Db {
         // What makes other files by default is no concern of the format.
         .compaction(Compaction::Leveled)
         .level0_runs(2)
-        .keep_log_bytes(keep)
-        .open()
-        .expect("a healthy database opens")
+}
+
+fn open(env: &Env) -> Db {
+    builder(env).open().expect("a healthy database opens")
 }
 
 impl Database {
     fn new(seed: u64) -> Database {
         let env = env(seed);
         Database { db: open(&env), env }
+    }
+
+    /// With a merge operator.
+    fn appending(seed: u64) -> Database {
+        let env = env(seed);
+        let db = builder(&env).merge_operator(merge::Append).open();
+        Database { db: db.expect("a healthy database opens"), env }
     }
 
     /// The files, logs without the zeros ahead that synced ones have behind their records: how many
@@ -259,7 +270,7 @@ fn chain() -> Files {
 /// Logs below the floor, kept for feeds, with records of every kind on keyspaces.
 fn feed() -> Files {
     let env = env(108);
-    let db = open_with_logs(&env, 1 << 20);
+    let db = builder(&env).keep_log_bytes(1 << 20).open().expect("a healthy database opens");
     let database = Database { env, db };
     let db = &database.db;
     database.put("first", "1");
@@ -374,6 +385,96 @@ fn unclean() -> Files {
     database.db.delete("user/00001").expect("a delete succeeds");
     database.put("last", "write");
     database.files()
+}
+
+/// Expires before it is read, and after.
+const SOON: Duration = Duration::from_secs(10);
+const LATER: Duration = Duration::from_secs(86_400);
+
+/// One log with operations of every kind, in keyspaces with options of every kind.
+fn operations() -> Files {
+    let database = Database::appending(108);
+    let db = &database.db;
+    let options = KeyspaceOptions::new().merge_operator(merge::AddI64).default_ttl(LATER);
+    let counts = db.keyspace_with("counts", &options).expect("a keyspace");
+    let options = KeyspaceOptions::new().default_ttl(SOON);
+    let brief = db.keyspace_with("brief", &options).expect("a keyspace");
+    database.put("chain", "a");
+    database.put("range/1", "gone");
+    database.put_synced("range/3", "stays");
+    db.merge("chain", "b").expect("a merge succeeds");
+    db.merge("alone", "x").expect("a merge succeeds");
+    db.merge_with_ttl("chain", "not any more", SOON).expect("a merge succeeds");
+    db.merge_with_ttl("chain", "c", LATER).expect("a merge succeeds");
+    db.put_with_ttl("soon", "gone", SOON).expect("a put succeeds");
+    db.put_with_ttl("later", "there", LATER).expect("a put succeeds");
+    db.put_with_ttl("empty", "", LATER).expect("a put succeeds");
+    counts.put("n", 40i64.to_le_bytes()).expect("a put succeeds");
+    counts.merge("n", 2i64.to_le_bytes()).expect("a merge succeeds");
+    brief.put("k", "gone").expect("a put succeeds");
+    brief.put_with_ttl("l", "there", LATER).expect("a put succeeds");
+    let mut batch = WriteBatch::new();
+    batch.delete_range("range/1".."range/3").put("range/2", "behind the range tombstone");
+    batch.merge("range/1", "alone again").delete_range_in(&counts, "x"..).delete("nothing");
+    batch.merge_in(&counts, "y", 7i64.to_le_bytes());
+    db.write(batch).expect("a batch succeeds");
+    db.delete_range("soon"..="soon").expect("a delete succeeds");
+    database.put_synced("last", "write");
+    drop((counts, brief));
+    database.files()
+}
+
+/// Operands, expiries and range tombstones in segments, manifest and logs, some of them kept for a
+/// snapshot.
+fn merges() -> Files {
+    let database = Database::appending(109);
+    let db = &database.db;
+    let options = KeyspaceOptions::new().merge_operator(merge::SetUnion);
+    let sets = db.keyspace_with("sets", &options).expect("a keyspace");
+    let options = KeyspaceOptions::new().merge_operator(merge::Max);
+    let max = db.keyspace_with("max", &options).expect("a keyspace");
+    let key = |i: u32| format!("key/{i:03}");
+    let flush = || db.flush().expect("a flush succeeds");
+    for i in 0..60 {
+        database.put(&key(i), &format!("value {i}"));
+    }
+    sets.put("s", merge::SetUnion::encode(["b", "d"])).expect("a put succeeds");
+    max.put("m", "middle").expect("a put succeeds");
+    flush();
+    // These come into the manifest, and nothing is left of what they hide in the end.
+    db.delete_range(key(10)..key(14)).expect("a delete succeeds");
+    db.delete_range(key(12)..=key(17)).expect("a delete succeeds");
+    flush();
+    db.wait_idle().expect("compactions succeed");
+    let snapshot = db.snapshot();
+    for i in (0..60).step_by(3) {
+        db.merge(key(i), " and more").expect("a merge succeeds");
+        db.merge_with_ttl(key(i), " for a time", if i % 2 == 0 { SOON } else { LATER })
+            .expect("a merge succeeds");
+    }
+    for i in (1..60).step_by(3) {
+        let ttl = if i % 2 == 0 { SOON } else { LATER };
+        db.put_with_ttl(key(i), format!("until {i}"), ttl).expect("a put succeeds");
+    }
+    db.delete(key(5)).expect("a delete succeeds");
+    sets.merge("s", merge::SetUnion::encode(["a", "b"])).expect("a merge succeeds");
+    max.merge("m", "largest").expect("a merge succeeds");
+    max.merge("m", "last").expect("a merge succeeds");
+    db.delete_range(key(20)..key(25)).expect("a delete succeeds");
+    flush();
+    db.wait_idle().expect("compactions succeed");
+    // What these hide, the snapshot sees.
+    db.delete_range(key(50)..).expect("a delete succeeds");
+    max.delete_range(.."a").expect("a delete succeeds");
+    db.merge(key(51), "behind it").expect("a merge succeeds");
+    flush();
+    db.merge(key(0), " in the log").expect("a merge succeeds");
+    db.delete_range(key(30)..key(33)).expect("a delete succeeds");
+    database.put_synced(&key(31), "in the log");
+    drop((sets, max));
+    let files = database.files();
+    drop(snapshot);
+    files
 }
 
 /// A record at the end of a log.
@@ -581,12 +682,20 @@ pub fn golden() -> Files {
         ("unclean-hash-run", unclean()),
         ("allowed", allowed()),
         ("feed", feed()),
+        ("operations", operations()),
+        ("merges", merges()),
     ];
     for (name, database) in databases {
         for (file, bytes) in database {
             files.insert(format!("databases/{name}/{file}"), bytes);
         }
     }
+    let of_merges = |(path, _): &(&String, &Vec<u8>)| {
+        path.starts_with("databases/merges/") && path.ends_with(".seg")
+    };
+    let largest = files.iter().filter(of_merges).max_by_key(|(_, bytes)| bytes.len());
+    let largest = largest.expect("a segment").1.clone();
+    files.insert("segments/merges.seg".into(), largest);
     files.extend(backups().into_iter().map(|(name, bytes)| (format!("backups/{name}"), bytes)));
     files
 }
@@ -609,6 +718,11 @@ fn backups() -> Files {
     db.delete("shared/3").expect("a delete succeeds");
     back_up();
     read_dir(&database.env, Path::new(SAFE))
+}
+
+/// Whether the logs of a golden database are seeds.
+fn is_for_logs(database: &str) -> bool {
+    matches!(database, "batches" | "allowed" | "torn" | "operations")
 }
 
 /// Seeds for the fuzz targets, by path under `fuzz/seeds`.
@@ -645,7 +759,8 @@ pub fn seeds(golden: &Files) -> Files {
             seeds.insert(format!("manifest_reader/backup-{number}-payload"), file[88..].to_vec());
         }
         let ["databases", database, name] = parts[..] else { continue };
-        if matches!(database, "versions" | "versions-hash-run") && name.ends_with(".seg") {
+        if matches!(database, "versions" | "versions-hash-run" | "merges") && name.ends_with(".seg")
+        {
             seeds.insert(format!("segment_reader/{database}"), file.clone());
             seeds.insert(format!("data_block/{database}"), file[..segment::PAGE].to_vec());
         } else if name == "MANIFEST" && file.len() < 8_000 {
@@ -657,7 +772,7 @@ pub fn seeds(golden: &Files) -> Files {
             if edit.len() > 12 || database == "allowed" {
                 seeds.insert(format!("manifest_reader/{database}-edit"), edit);
             }
-        } else if name.ends_with(".wal") && matches!(database, "batches" | "allowed" | "torn") {
+        } else if name.ends_with(".wal") && is_for_logs(database) {
             // The target takes its input for log 1 with salt 0, for the records of that log, and
             // for the payload of one.
             let log = read_log(file, log_salt(&golden[&format!("databases/{database}/MANIFEST")]));

@@ -34,11 +34,22 @@ pub const PROPERTY_NAMES: &[(u16, &str)] = &[
     (14, "range_tombstones"),
 ];
 
+/// Those that may be missing: then they are 0.
+pub const OPTIONAL_PROPERTY_NAMES: &[(u16, &str)] = &[
+    (0x8010, "range_tombstones_applied"),
+    (0x8011, "expiring_entries"),
+    (0x8012, "first_expiry"),
+    (0x8013, "last_expiry"),
+];
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub key: Vec<u8>,
     pub seqno: u64,
     pub kind: u8,
+    /// Milliseconds since the Unix epoch.
+    pub expiry: Option<u64>,
+    /// What follows the expiry.
     pub value: Vec<u8>,
 }
 
@@ -167,10 +178,11 @@ pub fn read(file: &[u8]) -> Segment {
 
     let mut hashes = Vec::new();
     let mut totals: BTreeMap<u16, u64> = properties.clone();
-    for id in [2, 3, 5, 8, 9, 10, 13] {
+    for id in [2, 3, 4, 5, 8, 9, 10, 13, 14] {
         totals.insert(id, 0);
     }
     totals.insert(7, u64::MAX);
+    let mut expiries = Vec::new();
     let mut entries: Vec<Entry> = Vec::new();
     let mut blocks = Vec::new();
     for (i, line) in index.iter().enumerate() {
@@ -195,7 +207,10 @@ pub fn read(file: &[u8]) -> Segment {
             let mut add = |id: u16, n: u64| *totals.get_mut(&id).expect("set") += n;
             add(2, 1);
             add(3, u64::from(entry.kind == 2));
-            add(9, (entry.key.len() + entry.value.len()) as u64);
+            add(4, u64::from(entry.kind == 3));
+            let expiry_length = if entry.expiry.is_some() { 8 } else { 0 };
+            add(9, (entry.key.len() + expiry_length + entry.value.len()) as u64);
+            expiries.extend(entry.expiry);
             add(13, u64::from(!same_key));
             totals.insert(7, totals[&7].min(entry.seqno));
             totals.insert(8, totals[&8].max(entry.seqno));
@@ -207,6 +222,13 @@ pub fn read(file: &[u8]) -> Segment {
             entries.push(entry);
         }
         blocks.push(BlockLine { codec: block.codec, ..line.clone() });
+    }
+    let first_and_last = [expiries.iter().min(), expiries.iter().max()];
+    let [first, last] = first_and_last.map(|expiry| expiry.copied().unwrap_or(0));
+    for (id, n) in [(0x8011, expiries.len() as u64), (0x8012, first), (0x8013, last)] {
+        if n != 0 || properties.contains_key(&id) {
+            totals.insert(id, n);
+        }
     }
     assert_eq!(totals, properties, "properties");
     hashes.sort_unstable();
@@ -248,7 +270,7 @@ fn properties(section: &[u8]) -> (BTreeMap<u16, u64>, Vec<u8>) {
                 assert_eq!(length, 4);
                 integers.insert(id, input.int(4));
             }
-            1..=14 => {
+            1..=14 | 0x8010..=0x8013 => {
                 assert_eq!(length, 8);
                 integers.insert(id, input.int(8));
             }
@@ -258,7 +280,7 @@ fn properties(section: &[u8]) -> (BTreeMap<u16, u64>, Vec<u8>) {
             }
         }
     }
-    assert_eq!(integers.len(), 13);
+    assert_eq!(integers.keys().filter(|id| **id < 0x8000).count(), 13);
     (integers, first_key.expect("a first key"))
 }
 
@@ -301,17 +323,21 @@ impl Block {
             let mut input = Input::new(&payload[at..trailer]);
             let (key_length, value_length) = (input.int(2) as usize, input.int(4) as usize);
             let flags = input.int(1) as u8;
-            assert_eq!(flags & 0b1101_0000, 0, "no expiry, nothing reserved");
+            assert_eq!(flags & 0b1100_0000, 0, "nothing reserved");
+            let (kind, expires) = (flags & 7, flags & 16 != 0);
+            assert!(matches!((kind, expires), (1 | 3, _) | (2, false)), "kind {kind}");
+            assert!(kind != 2 || value_length == 0, "a point tombstone has no value");
             let seqno = if flags & 8 != 0 { input.int(8) } else { 0 };
             let key = input.take(key_length).to_vec();
-            let value = input.take(value_length).to_vec();
+            let expiry = expires.then(|| input.int(8));
+            let value = input.take(value_length - if expires { 8 } else { 0 }).to_vec();
             at += input.position();
             let hash = xxh3_64_with_seed(&key, hash_seed);
             assert_eq!(payload[hashes + i], (hash >> 16) as u8, "hash byte");
             let mut prefix = key[common..].iter().copied().chain(std::iter::repeat(0));
             let stored = payload[trailer + width * i..][..width].iter().rev();
             assert!(stored.eq(prefix.by_ref().take(width).collect::<Vec<_>>().iter()), "prefix");
-            entries.push((Entry { key, seqno, kind: flags & 7, value }, flags & 32 != 0));
+            entries.push((Entry { key, seqno, kind, expiry, value }, flags & 32 != 0));
         }
         assert!(payload[at..trailer].iter().all(|byte| *byte == 0));
         assert!(codec == 0 || at == trailer);

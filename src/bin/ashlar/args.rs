@@ -150,7 +150,8 @@ pub struct Import {
 
 /// Write the rows of a database to a file, in the order of their keys.
 ///
-/// What is written is one consistent view, and `ashlar import` reads it back.
+/// What is written is one consistent view, and `ashlar import` reads it back. When a row expires is not
+/// written: imported again, it stays.
 #[derive(Debug, clap::Args)]
 #[command(after_help = FORMATS)]
 pub struct Export {
@@ -262,10 +263,11 @@ pub struct Scan {
 /// Print the changes that were committed after a sequence number, in the order in which they were, also while
 /// another process writes.
 ///
-/// A line each: the sequence number, what was done (put, delete, clear, or keyspaces for which there are
-/// from there on), the keyspace, and key and value, written as in `export --format tsv`; lines of one
-/// batch have its last number. They come from the logs, so only for databases that are opened with
-/// keep_log_bytes. To go on later, give the number of the last line to --since.
+/// A line each: the sequence number, what was done (put, merge, delete, delete-range, clear, or keyspaces for
+/// which there are from there on), the keyspace, and key and value, or the bounds of the range, written as
+/// in `export --format tsv`; then, of what expires, when, in milliseconds since 1970. Lines of one batch have
+/// its last number. They come from the logs, so only for databases that are opened with
+/// `keep_log_bytes`. To go on later, give the number of the last line to --since.
 #[derive(Debug, clap::Args)]
 pub struct Changes {
     /// The database directory.

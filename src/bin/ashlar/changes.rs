@@ -25,11 +25,25 @@ pub fn run(args: &Changes, json: bool) -> Result<(), Failure> {
     output.finish()
 }
 
+/// When a value expires, in milliseconds since the Unix epoch, as a column; nothing if it does not.
+fn until(expires_ms: Option<u64>) -> String {
+    expires_ms.map_or(String::new(), |at| format!("\t{at}"))
+}
+
 fn line(change: &Change, text: fn(&[u8]) -> String) -> String {
     let name = |name: &str| escape(name.as_bytes());
     match change {
-        Change::Put { keyspace, key, value } => {
-            format!("put\t{}\t{}\t{}", name(&keyspace.name), text(key), text(value))
+        Change::Put { keyspace, key, value, expires_ms } => {
+            let until = until(*expires_ms);
+            format!("put\t{}\t{}\t{}{until}", name(&keyspace.name), text(key), text(value))
+        }
+        Change::Merge { keyspace, key, operand, expires_ms } => {
+            let until = until(*expires_ms);
+            format!("merge\t{}\t{}\t{}{until}", name(&keyspace.name), text(key), text(operand))
+        }
+        Change::DeleteRange { keyspace, start, end } => {
+            let end = end.as_ref().map_or(String::new(), |end| format!("\t{}", text(end)));
+            format!("delete-range\t{}\t{}{end}", name(&keyspace.name), text(start))
         }
         Change::Delete { keyspace, key } => {
             format!("delete\t{}\t{}", name(&keyspace.name), text(key))
@@ -47,10 +61,24 @@ fn batch_json(batch: &ChangeBatch) -> Value {
     let changes = batch.changes.iter().map(|change| {
         let mut object = Map::new();
         match change {
-            Change::Put { keyspace, key, value } => {
+            Change::Put { keyspace, key, value, expires_ms } => {
                 object.insert("put".into(), json!(&*keyspace.name));
                 insert_bytes(&mut object, "key", key);
                 insert_bytes(&mut object, "value", value);
+                object.extend(expires_ms.map(|at| ("expires_ms".into(), json!(at))));
+            }
+            Change::Merge { keyspace, key, operand, expires_ms } => {
+                object.insert("merge".into(), json!(&*keyspace.name));
+                insert_bytes(&mut object, "key", key);
+                insert_bytes(&mut object, "operand", operand);
+                object.extend(expires_ms.map(|at| ("expires_ms".into(), json!(at))));
+            }
+            Change::DeleteRange { keyspace, start, end } => {
+                object.insert("delete_range".into(), json!(&*keyspace.name));
+                insert_bytes(&mut object, "start", start);
+                if let Some(end) = end {
+                    insert_bytes(&mut object, "end", end);
+                }
             }
             Change::Delete { keyspace, key } => {
                 object.insert("delete".into(), json!(&*keyspace.name));

@@ -102,6 +102,9 @@ impl fmt::Display for Failure {
                     Error::KeyspaceNotFound { .. } => {
                         f.write_str("; `ashlar keyspace list` names those there are")
                     }
+                    Error::MergeOperator { .. } => {
+                        f.write_str("; this command has only the operators of the library")
+                    }
                     Error::NotADatabase { .. } => {
                         f.write_str("; check the path, or create one with `ashlar import` or `set`")
                     }

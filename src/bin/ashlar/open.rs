@@ -13,12 +13,12 @@ use std::sync::Mutex;
 
 /// Opens a database that must exist.
 pub fn existing(path: &Path) -> Result<Db, Failure> {
-    Ok(with_bars(Db::builder(path)).create_if_missing(false).open()?)
+    Ok(with_bars(Db::builder(path)).create_if_missing(false).ready_made_operators(true).open()?)
 }
 
 /// Opens a database that must exist, only to read, also while another process has it open.
 pub fn to_read(path: &Path) -> Result<ReadOnlyDb, Failure> {
-    Ok(with_bars(Db::builder(path)).open_read_only()?)
+    Ok(with_bars(Db::builder(path)).ready_made_operators(true).open_read_only()?)
 }
 
 /// A keyspace to read; the default one if there is no name.
@@ -28,7 +28,7 @@ pub fn keyspace_to_read(db: &ReadOnlyDb, name: Option<&str>) -> Result<ReadOnlyK
 
 /// Opens a database, or creates it.
 pub fn or_create(path: &Path) -> Result<Db, Failure> {
-    Ok(with_bars(Db::builder(path)).create_if_missing(true).open()?)
+    Ok(with_bars(Db::builder(path)).create_if_missing(true).ready_made_operators(true).open()?)
 }
 
 /// Shows a bar for what takes long: recovery of a large log, a flush, a compaction.

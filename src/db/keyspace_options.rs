@@ -1,0 +1,132 @@
+//! What a keyspace is opened with.
+//!
+//! Unlike the options of a database these are part of the data: the manifest keeps them, because what is
+//! written with them means nothing without. Plain values. Called by opening a database or a keyspace.
+
+use super::batch::ttl_ms;
+use super::keyspace_core::KeyspaceCore;
+use crate::error::{Error, Result};
+use crate::merge::{MergeOperator, ready_made};
+use crate::sync::Arc;
+use crate::version::KeyspaceSettings;
+use std::time::Duration;
+
+/// The longest name of a merge operator, in bytes.
+const MAX_OPERATOR_NAME: usize = 255;
+
+/// How to open a keyspace. See [`Db::keyspace_with`](crate::Db::keyspace_with).
+#[derive(Clone, Default)]
+#[must_use]
+pub struct KeyspaceOptions {
+    merge_operator: Option<Arc<dyn MergeOperator>>,
+    default_ttl: UsualTtl,
+}
+
+/// What becomes of the usual time to live.
+#[derive(Clone, Copy, Debug, Default)]
+enum UsualTtl {
+    #[default]
+    AsItIs,
+    None,
+    Some(Duration),
+}
+
+impl std::fmt::Debug for KeyspaceOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyspaceOptions")
+            .field("merge_operator", &self.merge_operator.as_ref().map(|operator| operator.name()))
+            .field("default_ttl", &self.default_ttl)
+            .finish()
+    }
+}
+
+impl KeyspaceOptions {
+    /// Those of a keyspace as it is, or of a plain new one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What [`merge`](crate::Keyspace::merge) does here. Needed each time that the keyspace is opened, once
+    /// it was opened with it. A keyspace without one can be given one; it can never be given another.
+    pub fn merge_operator(mut self, operator: impl MergeOperator + 'static) -> Self {
+        self.merge_operator = Some(Arc::new(operator));
+        self
+    }
+
+    /// How long what is put or merged here from now on lives, unless it says otherwise; `None`: for ever.
+    /// Kept until it is set anew.
+    pub fn default_ttl(mut self, ttl: impl Into<Option<Duration>>) -> Self {
+        self.default_ttl = ttl.into().map_or(UsualTtl::None, UsualTtl::Some);
+        self
+    }
+
+    /// What the manifest is to have of a keyspace that has these settings now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MergeOperator`], [`Error::InvalidTtl`].
+    pub(super) fn settings(
+        &self,
+        keyspace: &str,
+        now: KeyspaceSettings,
+    ) -> Result<KeyspaceSettings> {
+        let refuse =
+            |reason: String| Error::MergeOperator { keyspace: keyspace.to_owned(), reason };
+        let mut settings = now;
+        if let Some(operator) = &self.merge_operator {
+            let name = operator.name();
+            if name.is_empty() || name.len() > MAX_OPERATOR_NAME {
+                return Err(refuse("the name of a merge operator has 1 to 255 bytes".to_owned()));
+            }
+            match &settings.merge_operator {
+                Some(other) if other != name => {
+                    return Err(refuse(format!(
+                        "its merge operator is {other:?}, and {name:?} was given"
+                    )));
+                }
+                _ => settings.merge_operator = Some(name.to_owned()),
+            }
+        }
+        match self.default_ttl {
+            UsualTtl::AsItIs => {}
+            UsualTtl::None => settings.default_ttl_ms = 0,
+            UsualTtl::Some(ttl) => settings.default_ttl_ms = ttl_ms(ttl)?,
+        }
+        Ok(settings)
+    }
+
+    /// Whether a keyspace is to stay as it is.
+    pub(super) fn changes_nothing(&self) -> bool {
+        self.merge_operator.is_none() && matches!(self.default_ttl, UsualTtl::AsItIs)
+    }
+
+    /// The operator that a keyspace with these settings is to have, if any: one that is open may have it
+    /// already. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MergeOperator`] if it needs one that nobody gives.
+    pub(super) fn operator(
+        &self,
+        known: Option<&KeyspaceCore>,
+        keyspace: &str,
+        settings: &KeyspaceSettings,
+        is_ready_made: bool,
+    ) -> Result<Option<Arc<dyn MergeOperator>>> {
+        let Some(name) = &settings.merge_operator else { return Ok(None) };
+        let ready = || is_ready_made.then(|| ready_made(name)).flatten();
+        let found = known.and_then(KeyspaceCore::shared_operator);
+        match found.or_else(|| self.merge_operator.clone()).or_else(ready) {
+            Some(operator) => Ok(Some(operator)),
+            None => Err(Error::MergeOperator {
+                keyspace: keyspace.to_owned(),
+                reason: format!("open it with its merge operator, {name:?}"),
+            }),
+        }
+    }
+}
+
+/// Gives a keyspace its operator if that is a ready-made one.
+pub(super) fn give_ready_made(core: &KeyspaceCore) {
+    core.give_operator(core.settings().merge_operator.and_then(|name| ready_made(&name)));
+}
