@@ -235,7 +235,7 @@ impl Case {
         }
         self.open()?;
         self.crash("at the end")?;
-        let change = |key| Change { keyspace: 0, key, value: Some((1 << 20, 300)) };
+        let change = |key| Change::put(0, key, 1 << 20, 300);
         let last = [
             Op::Write(vec![change(3), change(30)], true),
             Op::Flush,

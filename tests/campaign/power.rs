@@ -155,7 +155,7 @@ fn open_and_check(env: Env, history: &History, seed: u64, config: &Config) -> Re
     }
     // Life goes on; and what is wrong may show at the next open only.
     *runner.history.lock().unwrap() = admitted;
-    let change = |key| Change { keyspace: 0, key, value: Some((1 << 20 | u32::from(key), 9)) };
+    let change = |key| Change::put(0, key, 1 << 20 | u32::from(key), 9);
     let ops = match seed / 8 % 4 {
         0 => vec![Op::Kill, Op::Read],
         1 => vec![Op::Write(vec![change(2)], true), Op::Close, Op::Read],

@@ -11,12 +11,12 @@
 //! that forgets a delete must be told from one that does not.
 
 use crate::driver::{Row, Violation, panic_text};
-use crate::same_ops::{Expected, NAMES, Op, Read, answers, operations};
-use crate::workload::{DIR, Rng, reduce};
-use ashlardb::vfs::{Failure, SimVfs};
+use crate::same_ops::{Effect, Expected, NAMES, Op, Read, answers, operations};
+use crate::workload::{DIR, LIFE, Rng, pass_ages, reduce};
+use ashlardb::vfs::{Env, Failure, SimVfs};
 use ashlardb::{
-    Background, Compaction, Compression, Db, Durability, Error, Keyspace, Result, Snapshot,
-    WriteBatch,
+    Background, Compaction, Compression, Db, Durability, Error, Keyspace, KeyspaceOptions, Result,
+    Snapshot, WriteBatch, merge,
 };
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -138,9 +138,12 @@ impl Setup {
         }
     }
 
-    fn open(&self, vfs: &SimVfs, seed: u64) -> Result<Db> {
-        Db::builder(DIR)
-            .env(vfs.env(seed))
+    fn open(&self, vfs: &SimVfs, seed: u64, ages: u32) -> Result<(Db, Env)> {
+        let env = vfs.env(seed);
+        pass_ages(&env, ages);
+        let db = Db::builder(DIR)
+            .env(env.clone())
+            .merge_operator(merge::SetUnion)
             .background(Background::Manual)
             .compaction(self.compaction)
             .compression(self.compression)
@@ -156,7 +159,8 @@ impl Setup {
             .cache_bytes(self.cache_bytes)
             .max_open_files(self.max_open_files)
             .durability(self.durability)
-            .open()
+            .open()?;
+        Ok((db, env))
     }
 }
 
@@ -169,6 +173,10 @@ struct Run<'a> {
     db: Option<Db>,
     handles: BTreeMap<u8, Keyspace>,
     snapshots: BTreeMap<u8, Snapshot>,
+    /// How much time has passed.
+    ages: u32,
+    /// What the database was opened with: its clock.
+    env: Option<Env>,
     /// The next failure, once it is set up; and at which operation the next one is.
     armed: Option<Failure>,
     next_fault: usize,
@@ -183,8 +191,21 @@ impl<'a> Run<'a> {
         let rng = Rng::new(list << 8 ^ setup.number);
         let vfs = SimVfs::new(rng.next());
         let (handles, snapshots) = (BTreeMap::new(), BTreeMap::new());
-        let (db, armed, next_fault, lied_to, expected) = (None, None, 0, false, None);
-        Run { setup, rng, list, vfs, db, handles, snapshots, armed, next_fault, lied_to, expected }
+        Run {
+            setup,
+            rng,
+            list,
+            vfs,
+            db: None,
+            handles,
+            snapshots,
+            ages: 0,
+            env: None,
+            armed: None,
+            next_fault: 0,
+            lied_to: false,
+            expected: None,
+        }
     }
 
     fn all(&mut self, ops: &[Op], now: &RefCell<usize>) -> std::result::Result<(), String> {
@@ -200,7 +221,10 @@ impl<'a> Run<'a> {
             }
             // `None`: it makes no sense at this place.
             let Some(expected) = expected else { continue };
-            if self.setup.forgets && matches!(op, Op::Delete(..)) && self.rng.one_in(3) {
+            if self.setup.forgets
+                && matches!(op, Op::Change(_, _, Effect::Delete))
+                && self.rng.one_in(3)
+            {
                 continue;
             }
             let given = self.insist(|run| run.apply(op), "it")?;
@@ -301,16 +325,16 @@ impl<'a> Run<'a> {
 
     fn open(&mut self) -> Result<()> {
         self.lied_to = self.armed.is_some_and(is_lie);
-        let db = self.setup.open(&self.vfs, self.list)?;
+        let (db, env) = self.setup.open(&self.vfs, self.list, self.ages)?;
         for name in db.keyspaces() {
             if let Some(space) = NAMES.iter().position(|n| *n == name) {
-                self.handles.insert(space as u8, db.keyspace(&name)?);
+                self.handles.insert(space as u8, open_space(&db, space as u8)?);
             }
         }
         if self.setup.fills_map {
             db.fill_key_map()?;
         }
-        self.db = Some(db);
+        (self.db, self.env) = (Some(db), Some(env));
         Ok(())
     }
 
@@ -319,17 +343,33 @@ impl<'a> Run<'a> {
     fn apply(&mut self, op: &Op) -> Result<Option<u64>> {
         let nothing = Ok(Some(0));
         match op {
-            Op::Put(space, key, value) => {
-                self.handles[space].put(key.bytes(), value.bytes())?;
+            Op::Change(space, key, effect) => {
+                let (handle, key) = (&self.handles[space], key.bytes());
+                match effect {
+                    Effect::Put(value, false) => handle.put(key, value.set())?,
+                    Effect::Put(value, true) => handle.put_with_ttl(key, value.set(), LIFE)?,
+                    Effect::Merge(value, false) => handle.merge(key, value.set())?,
+                    Effect::Merge(value, true) => handle.merge_with_ttl(key, value.set(), LIFE)?,
+                    Effect::Delete => handle.delete(key)?,
+                    Effect::DeleteTo(end) => handle.delete_range(key..end.bytes())?,
+                }
             }
-            Op::Delete(space, key) => self.handles[space].delete(key.bytes())?,
             Op::Batch(changes, sync) => {
                 let mut batch = WriteBatch::new();
-                for (space, key, value) in changes {
+                for (space, key, effect) in changes {
                     let Some(handle) = self.handles.get(space) else { continue };
-                    match value {
-                        Some(value) => batch.put_in(handle, key.bytes(), value.bytes()),
-                        None => batch.delete_in(handle, key.bytes()),
+                    let key = key.bytes();
+                    match effect {
+                        Effect::Put(value, false) => batch.put_in(handle, key, value.set()),
+                        Effect::Put(value, true) => {
+                            batch.put_in_with_ttl(handle, key, value.set(), LIFE)
+                        }
+                        Effect::Merge(value, false) => batch.merge_in(handle, key, value.set()),
+                        Effect::Merge(value, true) => {
+                            batch.merge_in_with_ttl(handle, key, value.set(), LIFE)
+                        }
+                        Effect::Delete => batch.delete_in(handle, key),
+                        Effect::DeleteTo(end) => batch.delete_range_in(handle, key..end.bytes()),
                     };
                 }
                 let sync = if *sync { Durability::Sync } else { Durability::Buffered };
@@ -346,7 +386,7 @@ impl<'a> Run<'a> {
             }
             Op::LetGo(slot) => drop(self.snapshots.remove(slot)),
             Op::Create(space) => {
-                let handle = self.db().keyspace(NAMES[usize::from(*space)])?;
+                let handle = open_space(self.db(), *space)?;
                 self.handles.insert(*space, handle);
             }
             Op::Drop(space) => {
@@ -358,6 +398,10 @@ impl<'a> Run<'a> {
                 self.handles.remove(space);
             }
             Op::Clear(space) => self.handles[space].clear()?,
+            Op::Pass => {
+                self.ages += 1;
+                self.env.iter().for_each(|env| pass_ages(env, self.ages));
+            }
             Op::Flush => self.db().flush()?,
             Op::Idle => self.db().wait_idle()?,
             Op::Sync => self.db().sync()?,
@@ -390,6 +434,11 @@ impl<'a> Run<'a> {
         }
         nothing
     }
+}
+
+fn open_space(db: &Db, space: u8) -> Result<Keyspace> {
+    let options = KeyspaceOptions::new().merge_operator(merge::SetUnion);
+    db.keyspace_with(NAMES[usize::from(space)], &options)
 }
 
 fn is_lie(failure: Failure) -> bool {

@@ -3,8 +3,8 @@
 use crate::same::Reads;
 use crate::workload::Rng;
 use ashlardb::{DEFAULT_KEYSPACE, Result};
-use std::collections::BTreeMap;
 use std::collections::btree_map::Range;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hasher};
 use std::ops::Bound;
 use std::rc::Rc;
@@ -51,6 +51,27 @@ impl V {
         let tail = (0..len as usize).map(|i| word[i % 8].wrapping_mul((i / 16) as u8 | 1));
         id.to_le_bytes().into_iter().chain(tail).collect()
     }
+
+    /// The set of only this one, as the operator `SetUnion` has it. So that merging it twice is
+    /// merging it once.
+    pub fn set(self) -> Vec<u8> {
+        set_of(&BTreeSet::from([self.bytes()]))
+    }
+}
+
+fn set_of(elements: &BTreeSet<Vec<u8>>) -> Vec<u8> {
+    let element = |e: &Vec<u8>| [&(e.len() as u32).to_le_bytes()[..], e].concat();
+    elements.iter().flat_map(element).collect()
+}
+
+/// A change to a key, or to those from it on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Whether it expires.
+    Put(V, bool),
+    Merge(V, bool),
+    Delete,
+    DeleteTo(K),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,9 +95,11 @@ pub enum Read {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    Put(u8, K, V),
-    Delete(u8, K),
-    Batch(Vec<(u8, K, Option<V>)>, bool),
+    /// One call for one change.
+    Change(u8, K, Effect),
+    Batch(Vec<(u8, K, Effect)>, bool),
+    /// So much time passes that all expires that can.
+    Pass,
     /// Reads a keyspace, or what a snapshot has of it.
     Read(Option<u8>, u8, Read),
     Take(u8),
@@ -101,6 +124,12 @@ pub fn operations(seed: u64, count: usize) -> Vec<Op> {
         id += 1;
         V(id)
     };
+    let mut write = |rng: &Rng| match rng.below(20) {
+        0..5 => Effect::Merge(value(), false),
+        5 => Effect::Merge(value(), true),
+        6..8 => Effect::Put(value(), true),
+        _ => Effect::Put(value(), false),
+    };
     let key = |rng: &Rng| {
         // Some keys are changed over and over.
         let below = if rng.one_in(3) { 60 } else { KEYS };
@@ -109,11 +138,19 @@ pub fn operations(seed: u64, count: usize) -> Vec<Op> {
     let space = |rng: &Rng| if rng.one_in(3) { 1 + rng.below(2) as u8 } else { 0 };
     let create = [Op::Create(1), Op::Create(2)];
     let rest = (create.len()..count).map(|_| match rng.below(1000) {
-        0..300 => Op::Put(space(&rng), key(&rng), value()),
-        300..390 => Op::Delete(space(&rng), key(&rng)),
+        0..300 => Op::Change(space(&rng), key(&rng), write(&rng)),
+        300..385 => Op::Change(space(&rng), key(&rng), Effect::Delete),
+        385..390 => Op::Change(space(&rng), key(&rng), Effect::DeleteTo(key(&rng))),
         390..470 => {
             let changes = (0..1 + rng.below(40))
-                .map(|_| (space(&rng), key(&rng), (!rng.one_in(4)).then(&mut value)))
+                .map(|_| {
+                    let effect = match rng.below(160) {
+                        0 => Effect::DeleteTo(key(&rng)),
+                        1..40 => Effect::Delete,
+                        _ => write(&rng),
+                    };
+                    (space(&rng), key(&rng), effect)
+                })
                 .collect();
             Op::Batch(changes, rng.one_in(4))
         }
@@ -121,10 +158,11 @@ pub fn operations(seed: u64, count: usize) -> Vec<Op> {
         880..940 => Op::Read(Some(rng.below(3) as u8), space(&rng), read(&rng, &key)),
         940..950 => Op::Take(rng.below(3) as u8),
         950..956 => Op::LetGo(rng.below(3) as u8),
-        956..962 => Op::Create(1 + rng.below(2) as u8),
+        956..961 => Op::Create(1 + rng.below(2) as u8),
+        961 if rng.one_in(2) => Op::Pass,
         962 if rng.one_in(2) => Op::Drop(1 + rng.below(2) as u8),
         963 if rng.one_in(3) => Op::Clear(space(&rng)),
-        962..977 => Op::Flush,
+        961..977 => Op::Flush,
         977..980 => Op::Idle,
         980..991 => Op::Sync,
         991..994 => Op::Compact(space(&rng), key(&rng), key(&rng)),
@@ -256,21 +294,21 @@ impl Read {
             }
             _ => model.range::<Vec<u8>, _>(..),
         };
-        let mut give = |entry: Option<(&Vec<u8>, &Rc<[u8]>)>, keys_only: bool| {
-            if let Some((key, value)) = entry {
-                note(key, Some(if keys_only { b"" } else { value }));
+        let mut give = |entry: Option<(&Vec<u8>, &Held)>, keys_only: bool| {
+            if let Some((key, held)) = entry {
+                note(key, Some(if keys_only { b"" } else { &held.bytes }));
             }
             entry.is_some()
         };
         match self {
             Read::Get(key) => {
                 let key = key.bytes();
-                note(&key, model.get(&key).map(|value| &value[..]));
+                note(&key, model.get(&key).map(|held| &held.bytes[..]));
             }
             Read::MultiGet(keys) => {
                 for key in keys {
                     let key = key.bytes();
-                    note(&key, model.get(&key).map(|value| &value[..]));
+                    note(&key, model.get(&key).map(|held| &held.bytes[..]));
                 }
             }
             Read::First => drop(give(entries.next(), false)),
@@ -290,7 +328,50 @@ impl Read {
 }
 
 /// What a keyspace holds.
-type Contents = BTreeMap<Vec<u8>, Rc<[u8]>>;
+type Contents = BTreeMap<Vec<u8>, Held>;
+
+/// A value: a set of elements, of which some expire.
+#[derive(Clone, Debug)]
+struct Held {
+    /// How it is written, for as long as nothing changes.
+    bytes: Rc<[u8]>,
+    elements: Vec<(V, bool)>,
+}
+
+impl Held {
+    fn new(elements: Vec<(V, bool)>) -> Held {
+        let set = elements.iter().map(|(value, _)| value.bytes()).collect();
+        Held { bytes: set_of(&set).into(), elements }
+    }
+}
+
+fn change(contents: &mut Contents, key: K, effect: Effect) {
+    let bytes = key.bytes();
+    match effect {
+        Effect::Put(value, expires) => {
+            contents.insert(bytes, Held::new(vec![(value, expires)]));
+        }
+        Effect::Merge(value, expires) => {
+            let before = contents.remove(&bytes).map_or(Vec::new(), |held| held.elements);
+            let elements = before.into_iter().chain([(value, expires)]).collect();
+            contents.insert(bytes, Held::new(elements));
+        }
+        Effect::Delete => drop(contents.remove(&bytes)),
+        Effect::DeleteTo(end) => {
+            let end = end.bytes();
+            contents.retain(|key, _| *key < bytes || *key >= end);
+        }
+    }
+}
+
+fn after_an_age(contents: &Contents) -> Contents {
+    let mut after = contents.clone();
+    for held in after.values_mut().filter(|held| held.elements.iter().any(|e| e.1)) {
+        *held = Held::new(held.elements.iter().copied().filter(|e| !e.1).collect());
+    }
+    after.retain(|_, held| !held.elements.is_empty());
+    after
+}
 
 /// The right answer to an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -321,23 +402,20 @@ fn answer(
     snapshots: &mut BTreeMap<u8, Spaces>,
 ) -> Option<u64> {
     match op {
-        Op::Put(space, key, value) => {
+        Op::Change(space, key, effect) => {
             let (_, contents) = spaces.get_mut(space)?;
-            Rc::make_mut(contents).insert(key.bytes(), value.bytes().into());
-        }
-        Op::Delete(space, key) => {
-            let (_, contents) = spaces.get_mut(space)?;
-            Rc::make_mut(contents).remove(&key.bytes());
+            change(Rc::make_mut(contents), *key, *effect);
         }
         Op::Batch(changes, _) => {
-            for (space, key, value) in changes {
-                let Some((_, contents)) = spaces.get_mut(space) else { continue };
-                match value {
-                    Some(value) => {
-                        Rc::make_mut(contents).insert(key.bytes(), value.bytes().into());
-                    }
-                    None => drop(Rc::make_mut(contents).remove(&key.bytes())),
+            for (space, key, effect) in changes {
+                if let Some((_, contents)) = spaces.get_mut(space) {
+                    change(Rc::make_mut(contents), *key, *effect);
                 }
+            }
+        }
+        Op::Pass => {
+            for (_, contents) in spaces.values_mut() {
+                *contents = Rc::new(after_an_age(contents));
             }
         }
         Op::Read(None, space, read) => return Some(read.ask_model(&spaces.get(space)?.1)),

@@ -7,11 +7,12 @@
 use ashlardb::vfs::{Entropy, Env, SeededEntropy};
 use ashlardb::{
     Background, Builder, Compaction, Compression, DEFAULT_KEYSPACE, Db, Durability, Error,
-    Keyspace, Snapshot, WriteBatch,
+    Keyspace, KeyspaceOptions, Snapshot, WriteBatch, merge,
 };
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// Where the database is.
 pub const DIR: &str = "/db";
@@ -20,6 +21,19 @@ pub const DIR: &str = "/db";
 const KEYS: u8 = 24;
 
 const NAMES: [&str; 3] = [DEFAULT_KEYSPACE, "k1", "k2"];
+
+/// The keyspace without a merge operator, in which everything expires.
+const FLEETING: u8 = 2;
+
+/// How long lives what expires. What stalls and retries take is nothing against it.
+pub const LIFE: Duration = Duration::from_secs(100 * 3600);
+
+/// Puts the clock where it is after so many ages, each of which outlives what was written before it.
+pub fn pass_ages(env: &Env, ages: u32) {
+    let start = Env::in_memory(0).clock.unix_ms();
+    let then = start + u64::from(2 * ages) * LIFE.as_millis() as u64;
+    env.clock.sleep(Duration::from_millis(then.saturating_sub(env.clock.unix_ms())));
+}
 
 /// Random numbers of a seed.
 pub struct Rng(SeededEntropy);
@@ -46,12 +60,71 @@ impl Rng {
     }
 }
 
-/// A change to one key: a value of so many bytes that no other change has, or none.
+/// A change to one key, or to all from one on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     pub keyspace: u8,
     pub key: u8,
-    pub value: Option<(u32, u16)>,
+    pub effect: Effect,
+}
+
+/// What is done to a key. A value is one that no other change has, of so many bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Put(u32, u16),
+    PutForATime(u32, u16),
+    Merge(u32, u16),
+    MergeForATime(u32, u16),
+    Delete,
+    /// The keys up to this one go, exclusive.
+    DeleteTo(u8),
+}
+
+impl Change {
+    pub fn put(keyspace: u8, key: u8, id: u32, len: u16) -> Change {
+        Change { keyspace, key, effect: Effect::Put(id, len) }
+    }
+
+    fn add_to(self, batch: &mut WriteBatch, handle: &Keyspace) {
+        let key = key_bytes(self.key);
+        match self.effect {
+            Effect::Put(id, len) => batch.put_in(handle, key, value_bytes(id, len)),
+            Effect::PutForATime(id, len) => {
+                batch.put_in_with_ttl(handle, key, value_bytes(id, len), LIFE)
+            }
+            Effect::Merge(id, len) => batch.merge_in(handle, key, value_bytes(id, len)),
+            Effect::MergeForATime(id, len) => {
+                batch.merge_in_with_ttl(handle, key, value_bytes(id, len), LIFE)
+            }
+            Effect::Delete => batch.delete_in(handle, key),
+            Effect::DeleteTo(end) => batch.delete_range_in(handle, key..key_bytes(end)),
+        };
+    }
+
+    fn apply_to(self, contents: &mut BTreeMap<Vec<u8>, Value>) {
+        let key = key_bytes(self.key);
+        let piece = |id, len, expires| {
+            vec![Piece {
+                bytes: value_bytes(id, len),
+                expires: expires || self.keyspace == FLEETING,
+            }]
+        };
+        match self.effect {
+            Effect::Put(id, len) => drop(contents.insert(key, Value(piece(id, len, false)))),
+            Effect::PutForATime(id, len) => drop(contents.insert(key, Value(piece(id, len, true)))),
+            Effect::Merge(id, len) => {
+                contents.entry(key).or_default().0.extend(piece(id, len, false));
+            }
+            Effect::MergeForATime(id, len) => {
+                contents.entry(key).or_default().0.extend(piece(id, len, true));
+            }
+            Effect::Delete => drop(contents.remove(&key)),
+            Effect::DeleteTo(end) => {
+                let end = key_bytes(end);
+                contents.retain(|k, _| *k < key || *k >= end);
+            }
+        }
+    }
 }
 
 /// Something to do to a database.
@@ -59,6 +132,8 @@ pub struct Change {
 pub enum Op {
     /// A batch, synced or not.
     Write(Vec<Change>, bool),
+    /// So much time passes that all expires that can.
+    Pass,
     Sync,
     Flush,
     /// One piece of background work.
@@ -86,11 +161,16 @@ impl fmt::Debug for Op {
         match self {
             Op::Write(changes, sync) => {
                 write!(f, "{}", if *sync { "WriteSync[" } else { "Write[" })?;
-                for (at, Change { keyspace, key, value }) in changes.iter().enumerate() {
+                for (at, Change { keyspace, key, effect }) in changes.iter().enumerate() {
                     let space = if at > 0 { " " } else { "" };
-                    match value {
-                        Some((id, len)) => write!(f, "{space}{keyspace}:{key}={id}x{len}")?,
-                        None => write!(f, "{space}{keyspace}:{key}-")?,
+                    write!(f, "{space}{keyspace}:{key}")?;
+                    match effect {
+                        Effect::Put(id, len) => write!(f, "={id}x{len}")?,
+                        Effect::PutForATime(id, len) => write!(f, "={id}x{len}~")?,
+                        Effect::Merge(id, len) => write!(f, "+{id}x{len}")?,
+                        Effect::MergeForATime(id, len) => write!(f, "+{id}x{len}~")?,
+                        Effect::Delete => write!(f, "-")?,
+                        Effect::DeleteTo(end) => write!(f, "..{end}-")?,
                     }
                 }
                 write!(f, "]")
@@ -99,6 +179,7 @@ impl fmt::Debug for Op {
             Op::Create(k) => write!(f, "Create({k})"),
             Op::Drop(k) => write!(f, "Drop({k})"),
             Op::Clear(k) => write!(f, "Clear({k})"),
+            Op::Pass => write!(f, "Pass"),
             Op::Sync => write!(f, "Sync"),
             Op::Flush => write!(f, "Flush"),
             Op::Step => write!(f, "Step"),
@@ -126,9 +207,17 @@ pub fn operations(seed: u64, count: usize) -> Vec<Op> {
             7..18 => rng.below(700) as u16,
             _ => rng.below(60) as u16,
         };
-        let value = (!rng.one_in(5)).then_some((id, len));
         let keyspace = if rng.one_in(3) { rng.below(3) as u8 } else { 0 };
-        Change { keyspace, key: rng.below(u64::from(KEYS)) as u8, value }
+        let key = rng.below(u64::from(KEYS)) as u8;
+        let effect = match rng.below(40) {
+            0..7 => Effect::Delete,
+            7..9 => Effect::DeleteTo(rng.below(u64::from(KEYS)) as u8),
+            9..18 if keyspace != FLEETING => Effect::Merge(id, len),
+            18..20 if keyspace != FLEETING => Effect::MergeForATime(id, len),
+            20..24 => Effect::PutForATime(id, len),
+            _ => Effect::Put(id, len),
+        };
+        Change { keyspace, key, effect }
     };
     let space = |rng: &Rng| rng.below(3) as u8;
     (0..count)
@@ -148,6 +237,7 @@ pub fn operations(seed: u64, count: usize) -> Vec<Op> {
             88..91 => Op::Clear(space(&rng)),
             91..93 => Op::Read,
             93..95 => Op::Snapshot,
+            95 if rng.one_in(2) => Op::Pass,
             95..96 => Op::Checkpoint,
             96..97 => Op::Close,
             _ => Op::Kill,
@@ -175,7 +265,49 @@ fn value_bytes(id: u32, len: u16) -> Arc<[u8]> {
 }
 
 /// What is in the keyspaces that there are.
-pub type State = BTreeMap<u8, BTreeMap<Vec<u8>, Arc<[u8]>>>;
+pub type State = BTreeMap<u8, BTreeMap<Vec<u8>, Value>>;
+
+/// A value, as what was put and merged one behind the other. Equal if the bytes are: these tell
+/// all that was done.
+#[derive(Clone, Debug, Default)]
+pub struct Value(Vec<Piece>);
+
+#[derive(Clone, Debug)]
+struct Piece {
+    bytes: Arc<[u8]>,
+    expires: bool,
+}
+
+impl Value {
+    /// What was read.
+    fn read(bytes: &[u8]) -> Value {
+        Value(vec![Piece { bytes: bytes.into(), expires: false }])
+    }
+
+    fn bytes(&self) -> impl Iterator<Item = &u8> {
+        self.0.iter().flat_map(|piece| piece.bytes.iter())
+    }
+}
+
+impl PartialEq for Value {
+    fn eq(&self, other: &Value) -> bool {
+        self.bytes().eq(other.bytes())
+    }
+}
+
+impl Eq for Value {}
+
+/// The same when everything that expires has expired.
+fn after_an_age(state: &State) -> Arc<State> {
+    let mut state = state.clone();
+    for contents in state.values_mut() {
+        for value in contents.values_mut() {
+            value.0.retain(|piece| !piece.expires);
+        }
+        contents.retain(|_, value| !value.0.is_empty());
+    }
+    Arc::new(state)
+}
 
 /// The states that a database went through.
 #[derive(Clone, Debug)]
@@ -188,12 +320,14 @@ pub struct History {
     /// What would have come of operations that failed since the newest state: a crash may bring one
     /// of them to light, until another change is acknowledged.
     failed: Vec<Arc<State>>,
+    /// How much time has passed.
+    ages: u32,
 }
 
 impl Default for History {
     fn default() -> Self {
         let empty = Arc::new(State::from([(0, BTreeMap::new())]));
-        History { states: vec![empty], durable: 0, pending: None, failed: Vec::new() }
+        History { states: vec![empty], durable: 0, pending: None, failed: Vec::new(), ages: 0 }
     }
 }
 
@@ -217,7 +351,15 @@ impl History {
         let known = self.states[first..].iter().find(is_it);
         let found = known.or_else(|| self.pending.iter().chain(&self.failed).find(is_it))?;
         let states = vec![Arc::clone(found)];
-        Some(History { states, durable: 0, pending: None, failed: Vec::new() })
+        Some(History { states, durable: 0, pending: None, failed: Vec::new(), ages: self.ages })
+    }
+
+    /// All that expires is gone from all states.
+    fn pass(&mut self) {
+        self.ages += 1;
+        for state in self.states.iter_mut().chain(&mut self.pending).chain(&mut self.failed) {
+            *state = after_an_age(state);
+        }
     }
 
     fn begin(&mut self, next: State) {
@@ -271,13 +413,11 @@ impl History {
             for key in keys {
                 let (want, got) = (contents.get(key), other.get(key));
                 if want != got {
-                    let show = |v: Option<&Arc<[u8]>>| {
+                    let show = |v: Option<&Value>| {
                         v.map_or("absent".into(), |v| {
-                            format!(
-                                "{}x{}",
-                                u32::from_le_bytes(v[..4].try_into().unwrap()),
-                                v.len() - 4
-                            )
+                            let mut id = [0; 4];
+                            id.iter_mut().zip(v.bytes()).for_each(|(to, byte)| *to = *byte);
+                            format!("{}x{}", u32::from_le_bytes(id), v.bytes().count())
                         })
                     };
                     let key = key.escape_ascii();
@@ -362,6 +502,7 @@ impl Config {
             .cache_bytes(self.cache_bytes)
             .durability(self.durability)
             .max_open_files(8)
+            .merge_operator(merge::Append)
     }
 }
 
@@ -408,6 +549,7 @@ impl Runner {
     }
 
     pub fn open(&mut self) -> Result<(), Trouble> {
+        pass_ages(&self.env, self.history.lock().unwrap().ages);
         let db = self.config.builder(&self.env).open()?;
         self.handles = handles(&db)?;
         self.db = Some(db);
@@ -440,18 +582,10 @@ impl Runner {
             Op::Write(changes, sync) => {
                 let mut next = State::clone(&now);
                 let mut batch = WriteBatch::new();
-                for Change { keyspace, key, value } in changes {
-                    let Some(handle) = self.handles.get(keyspace) else { continue };
-                    let contents = next.entry(*keyspace).or_default();
-                    let key = key_bytes(*key);
-                    if let Some((id, len)) = value {
-                        let value = value_bytes(*id, *len);
-                        batch.put_in(handle, &key, &value);
-                        contents.insert(key, value);
-                    } else {
-                        batch.delete_in(handle, &key);
-                        contents.remove(&key);
-                    }
+                for change in changes {
+                    let Some(handle) = self.handles.get(&change.keyspace) else { continue };
+                    change.add_to(&mut batch, handle);
+                    change.apply_to(next.entry(change.keyspace).or_default());
                 }
                 begin(next);
                 let durability = if *sync { Durability::Sync } else { Durability::Buffered };
@@ -460,6 +594,11 @@ impl Runner {
                 if *sync {
                     history.lock().unwrap().all_durable();
                 }
+            }
+            Op::Pass => {
+                let mut history = history.lock().unwrap();
+                history.pass();
+                pass_ages(&self.env, history.ages);
             }
             Op::Sync => {
                 self.db().sync()?;
@@ -478,13 +617,13 @@ impl Runner {
                 }
             }
             Op::Create(space) if self.handles.contains_key(space) => {
-                self.db().keyspace(NAMES[usize::from(*space)])?;
+                open_space(self.db(), *space)?;
             }
             Op::Create(space) => {
                 let mut next = State::clone(&now);
                 next.entry(*space).or_default();
                 begin(next);
-                let handle = self.db().keyspace(NAMES[usize::from(*space)])?;
+                let handle = open_space(self.db(), *space)?;
                 self.handles.insert(*space, handle);
                 durable();
             }
@@ -560,7 +699,7 @@ impl Runner {
             let mut found = BTreeMap::new();
             for entry in snapshot.of(handle)?.get_range::<&[u8]>(..) {
                 let (key, value) = entry?;
-                found.insert(key.to_vec(), Arc::from(&value[..]));
+                found.insert(key.to_vec(), Value::read(&value));
             }
             if found != *contents {
                 return Err(Trouble::Wrong(format!("a snapshot of keyspace {space} has changed")));
@@ -590,9 +729,19 @@ fn handles(db: &Db) -> Result<BTreeMap<u8, Keyspace>, Trouble> {
         let Some(space) = NAMES.iter().position(|n| *n == name) else {
             return Err(Trouble::Wrong(format!("there is a keyspace {name:?}")));
         };
-        handles.insert(space as u8, db.keyspace(&name)?);
+        handles.insert(space as u8, open_space(db, space as u8)?);
     }
     Ok(handles)
+}
+
+/// A keyspace with its options, created if it is missing.
+fn open_space(db: &Db, space: u8) -> Result<Keyspace, Error> {
+    let options = if space == FLEETING {
+        KeyspaceOptions::new().default_ttl(LIFE)
+    } else {
+        KeyspaceOptions::new().merge_operator(merge::Append)
+    };
+    db.keyspace_with(NAMES[usize::from(space)], &options)
 }
 
 fn contents(db: &Db, handles: &BTreeMap<u8, Keyspace>) -> Result<State, Trouble> {
@@ -601,19 +750,19 @@ fn contents(db: &Db, handles: &BTreeMap<u8, Keyspace>) -> Result<State, Trouble>
     let mut state = State::new();
     let snapshot = db.snapshot();
     for (space, handle) in handles {
-        let mut found: BTreeMap<Vec<u8>, Arc<[u8]>> = BTreeMap::new();
+        let mut found: BTreeMap<Vec<u8>, Value> = BTreeMap::new();
         for entry in handle.get_range::<&[u8]>(..) {
             let (key, value) = entry?;
             if found.last_key_value().is_some_and(|(last, _)| last[..] >= key[..]) {
                 return wrong(format!("a range of {space} is out of order at {key:?}"));
             }
-            found.insert(key.to_vec(), Arc::from(&value[..]));
+            found.insert(key.to_vec(), Value::read(&value));
         }
         let mut backwards = found.iter().rev();
         for entry in handle.get_range::<&[u8]>(..).rev() {
             let (key, value) = entry?;
             let expected = backwards.next();
-            if expected.is_none_or(|(k, v)| k[..] != key[..] || v[..] != value[..]) {
+            if expected.is_none_or(|(k, v)| k[..] != key[..] || !v.bytes().eq(&value[..])) {
                 return wrong(format!("keyspace {space} read backwards differs at {key:?}"));
             }
         }
@@ -622,14 +771,14 @@ fn contents(db: &Db, handles: &BTreeMap<u8, Keyspace>) -> Result<State, Trouble>
         }
         let many = handle.multi_get(&keys)?;
         for (key, many) in keys.iter().zip(many) {
-            let expected = found.get(key).map(|value| &value[..]);
+            let expected = found.get(key);
             let ways = [handle.get(key)?, many, snapshot.of(handle)?.get(key)?];
-            if ways.iter().any(|got| got.as_deref() != expected) {
+            if ways.iter().any(|got| got.as_deref().map(Value::read).as_ref() != expected) {
                 return wrong(format!(
                     "key {} of {space}: a get gives {:?}, a range {:?}",
                     key.escape_ascii(),
                     ways.map(|way| way.map(|v| v.len())),
-                    expected.map(<[u8]>::len)
+                    expected.map(|value| value.bytes().count())
                 ));
             }
         }
