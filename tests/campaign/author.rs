@@ -6,11 +6,12 @@
 use crate::logs;
 use ashlardb::vfs::{Entropy, Env, MemVfs, OpenMode, SeededEntropy, Vfs};
 use ashlardb::{
-    Background, Builder, Compression, Db, Durability, Error, Keyspace, Recovery, WriteBatch,
+    Background, Builder, Compression, Db, Durability, Error, Keyspace, Recovery, WriteBatch, merge,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where the database is.
 pub const DIR: &str = "db";
@@ -125,6 +126,7 @@ impl Knobs {
             .compression(self.compression)
             .bloom_bits_per_key(self.bloom_bits)
             .hash_runs(self.hash_runs)
+            .merge_operator(merge::Append)
     }
 
     /// Opens what is there.
@@ -137,6 +139,10 @@ impl Knobs {
 enum Change {
     Put(Vec<u8>, Vec<u8>),
     Delete(Vec<u8>),
+    /// Appends to the value, if there is one.
+    Merge(Vec<u8>, Vec<u8>),
+    /// From the first key to the second, exclusive.
+    DeleteRange(Vec<u8>, Vec<u8>),
     Clear,
 }
 
@@ -182,6 +188,12 @@ impl Store {
                 }
                 Change::Delete(key) => {
                     space.remove(key);
+                }
+                Change::Merge(key, operand) => {
+                    space.entry(key.clone()).or_default().extend_from_slice(operand);
+                }
+                Change::DeleteRange(start, end) => {
+                    space.retain(|key, _| key < start || key >= end);
                 }
                 Change::Clear => space.clear(),
             }
@@ -292,6 +304,50 @@ impl Author {
 
     pub fn delete(&mut self, space: u32, key: impl Into<Vec<u8>>) {
         self.batch(&[(space, key.into(), None)]);
+    }
+
+    /// Commits one operation on the default keyspace.
+    fn one(&mut self, key: &[u8], change: Change, add: impl FnOnce(&mut WriteBatch)) {
+        let mut batch = WriteBatch::new();
+        add(&mut batch);
+        self.db().write_with(batch, Durability::Buffered).expect("a write succeeds");
+        self.store.last += 1;
+        self.store.ops.push(Op { seqno: self.store.last, space: 0, change });
+        self.store.in_memory.insert((self.store.spaces[&0].clone(), key.to_vec()));
+        assert_eq!(self.db().stats().last_seqno, self.store.last, "operations are counted alike");
+    }
+
+    /// Appends to the value of a key of the default keyspace, or begins one.
+    pub fn merge(&mut self, key: &[u8], operand: &[u8]) {
+        let change = Change::Merge(key.to_vec(), operand.to_vec());
+        self.one(key, change, |batch| {
+            batch.merge(key, operand);
+        });
+    }
+
+    /// A put that expires long after all is over; or of an operand.
+    pub fn write_for_a_time(&mut self, key: &[u8], value: &[u8], is_merge: bool) {
+        let year = Duration::from_secs(365 * 86_400);
+        let (k, v) = (key.to_vec(), value.to_vec());
+        if is_merge {
+            let add = |batch: &mut WriteBatch| {
+                batch.merge_with_ttl(key, value, year);
+            };
+            self.one(key, Change::Merge(k, v), add);
+        } else {
+            let add = |batch: &mut WriteBatch| {
+                batch.put_with_ttl(key, value, year);
+            };
+            self.one(key, Change::Put(k, v), add);
+        }
+    }
+
+    /// Removes what lies between two keys of the default keyspace.
+    pub fn delete_range(&mut self, start: &[u8], end: &[u8]) {
+        let change = Change::DeleteRange(start.to_vec(), end.to_vec());
+        self.one(start, change, |batch| {
+            batch.delete_range(start..end);
+        });
     }
 
     pub fn clear(&mut self, space: u32) {

@@ -259,6 +259,7 @@ fn check_repair(
     };
     is_told(&lost.place, place).map_err(|what| format!("repair: {what}"))?;
     let db = Db::builder(target).env(env_over(&vfs, 6)).create_if_missing(false);
+    let db = db.ready_made_operators(true);
     let db = db.background(Background::Manual).open();
     let db = db.map_err(|error| format!("what was repaired does not open: {error}"))?;
     let whole = db.verify(&mut |_, _| {}).map_err(|error| format!("verify: {error}"))?;
