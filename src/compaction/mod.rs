@@ -92,6 +92,19 @@ impl Job {
         }
     }
 
+    /// A job that removes segments of one keyspace, if there are any.
+    pub(crate) fn drop_all(segments: Vec<Arc<Segment>>) -> Option<Job> {
+        let keyspace = segments.first()?.meta.keyspace;
+        Some(Job {
+            keyspace,
+            inputs: vec![segments],
+            action: Action::Drop,
+            output_level: 0,
+            output: OutputRun::New,
+            piece_bytes: None,
+        })
+    }
+
     /// The segments that the job replaces.
     pub(crate) fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
         self.inputs.iter().flatten()

@@ -12,7 +12,7 @@
 //! Called by background work, by one thread at a time or several.
 
 use super::{Inner, MemSlot};
-use crate::compaction::{Job, Mood, OutputRun, Situation};
+use crate::compaction::{Job, Mood, Situation};
 use crate::error::Result;
 use crate::sync::Arc;
 use crate::types::{SegmentId, SeqNo};
@@ -119,14 +119,25 @@ impl Inner {
         segments
     }
 
-    fn drop_segments(&self, tree: &Tree, gone: Vec<Arc<Segment>>) -> Result<bool> {
-        if gone.is_empty() {
-            return Ok(false);
+    /// Removes segments, unless what was looked at is no longer the newest version: then it is time for
+    /// another look.
+    fn drop_segments(&self, look: &Look, gone: Vec<Arc<Segment>>) -> Result<bool> {
+        let Some(job) = Job::drop_all(gone) else { return Ok(false) };
+        {
+            let mut background = self.background.lock();
+            if self.state.load().version.edit != look.version.edit || !background.busy.admits(&job)
+            {
+                return Ok(true);
+            }
+            background.busy.take(&job);
         }
-        self.observe_drop(tree.id, &gone, || {
-            self.install(gone.clone(), Vec::new(), OutputRun::New, None)
-        })?;
-        Ok(true)
+        let gone: Vec<Arc<Segment>> = job.segments().cloned().collect();
+        let outcome = self.observe_drop(job.keyspace, &gone, || {
+            self.install(gone.clone(), Vec::new(), job.output, None)
+        });
+        self.background.lock().busy.release(&job);
+        self.progress.notify_all();
+        outcome.map(|()| true)
     }
 
     /// Has the manifest forget something, unless what was looked at is no longer the newest version: then
@@ -176,7 +187,7 @@ impl Inner {
                 }
             }
         }
-        self.drop_segments(tree, gone)
+        self.drop_segments(look, gone)
     }
 
     /// Removes segments that lie in ranges that were deleted, and forgets range tombstones.
@@ -189,7 +200,8 @@ impl Inner {
             deletes.hide(&s.meta.first_key, &s.meta.last_key, s.meta.largest, look.oldest)
         };
         let gone = tree.segments().filter(hidden).cloned().collect();
-        if self.drop_segments(tree, self.without_busy(gone, look))? {
+        let gone = self.without_busy(gone, look);
+        if self.drop_segments(look, gone)? {
             return Ok(true);
         }
         // Everything older is in segments, or the tombstone would not be in the manifest.
@@ -206,7 +218,8 @@ impl Inner {
     fn drop_cleared(&self, tree: &Tree, look: &mut Look) -> Result<bool> {
         let Some(clear) = tree.floor(look.oldest) else { return Ok(false) };
         let gone = tree.segments().filter(|s| s.meta.largest <= clear).cloned().collect();
-        if self.drop_segments(tree, self.without_busy(gone, look))? {
+        let gone = self.without_busy(gone, look);
+        if self.drop_segments(look, gone)? {
             return Ok(true);
         }
         // Every reader is past this clear, so those before it say nothing more.
