@@ -29,6 +29,8 @@ pub enum ErrorKind {
     Poisoned,
     /// Code that the database was given failed: mend that. Nothing was lost.
     UserCode,
+    /// Others were faster; nothing was changed. Begin anew.
+    Conflict,
 }
 
 /// Everything that can go wrong.
@@ -207,6 +209,10 @@ pub enum Error {
         /// What is missing or wrong, and what to do.
         reason: String,
     },
+    /// Something that the transaction read was written since it began, or so much was written that this can no
+    /// longer be told. Nothing of it was written: begin anew, as [`Db::transact`](crate::Db::transact) does.
+    #[error("what the transaction read was written by others meanwhile: begin anew")]
+    Conflict,
     /// A time to live is zero, or reaches past what can be written down. Nothing was written.
     #[error("a time to live of {ttl_ms} ms {reason}")]
     InvalidTtl {
@@ -246,6 +252,7 @@ impl Error {
             | Error::MergeOperator { .. }
             | Error::InvalidTtl { .. } => ErrorKind::InvalidInput,
             Error::MergeFailed { .. } => ErrorKind::UserCode,
+            Error::Conflict => ErrorKind::Conflict,
         }
     }
 

@@ -21,8 +21,9 @@
 //! ```
 //!
 //! [`Db`] is the database: cheap to clone, shared between threads. [`Keyspace`]s are separate sets of
-//! keys in it, [`Snapshot`]s hold a moment, [`RangeIter`]s walk a range from either end. A
-//! [`ReadOnlyDb`] reads beside a writer in another process, a [`ChangeIter`] follows what is committed. Writes go
+//! keys in it, [`Snapshot`]s hold a moment, [`Transaction`]s read and write as if they were alone,
+//! [`RangeIter`]s walk a range from either end. A [`ReadOnlyDb`] reads beside a writer in another process, a
+//! [`ChangeIter`] follows what is committed. Writes go
 //! to a log and a memtable, then in the background into immutable segments, which compaction merges.
 //! [`SegmentWriter`] and [`SegmentReader`] use the segment format alone, without a database.
 //!
@@ -73,7 +74,8 @@ pub use db::{
     FlushInfo, Histogram, Histograms, IterOptions, KeyMapStats, Keyspace, KeyspaceOptions,
     KeyspaceStats, LevelStats, LogReport, LostPlace, MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, Progress,
     ReadOnlyDb, ReadOnlyKeyspace, ReadStats, RecoveryInfo, RepairReport, SavedKeyspace,
-    SegmentReport, SegmentSummary, Snapshot, StallCause, Stats, Task, Uncertainty, WriteBatch,
+    SegmentReport, SegmentSummary, Snapshot, StallCause, Stats, Task, Transaction,
+    TransactionOptions, TransactionRange, Uncertainty, WriteBatch,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use iter::RangeIter;

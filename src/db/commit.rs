@@ -14,6 +14,7 @@ use super::keyspace_core::KeyspaceCore;
 use super::options::{Background, Durability};
 use super::queue::Commits;
 use super::syncer::Position;
+use super::written::Written;
 use super::{DEFAULT_ID, Inner, MemSlot, ReadState};
 use crate::coding::put_varint;
 use crate::error::{Error, Result};
@@ -32,6 +33,8 @@ const AHEAD: usize = 8;
 pub(super) struct Writer {
     pub(super) log: LogWriter,
     pub(super) active: Arc<MemSlot>,
+    /// For the transactions that are open.
+    pub(super) written: Written,
 }
 
 impl Commits<WriteBatch> for Inner {
@@ -73,36 +76,61 @@ impl Commits<WriteBatch> for Inner {
 
 impl Inner {
     /// Commits a batch; returns when it is visible and as durable as asked.
-    pub(super) fn write(&self, mut batch: WriteBatch, durability: Durability) -> Result<()> {
-        batch.check()?;
-        if batch.keyspaces.iter().any(|core| core.database != self.database) {
-            return Err(Error::WrongDatabase);
-        }
-        self.check_writable()?;
+    pub(super) fn write(&self, batch: WriteBatch, durability: Durability) -> Result<()> {
+        let position = self.write_visibly(batch, durability)?;
+        self.await_durable(position, durability)
+    }
+
+    /// Commits a batch; returns when it is visible, with what it must wait for to be durable.
+    pub(super) fn write_visibly(
+        &self,
+        mut batch: WriteBatch,
+        durability: Durability,
+    ) -> Result<Position> {
+        self.check_batch(&batch)?;
         if batch.is_empty() {
-            return if durability == Durability::Sync { self.sync_all() } else { Ok(()) };
+            return Ok(self.sync.appended());
         }
-        self.check_flushes()?;
-        batch.settle_default(&self.default_core)?;
-        batch.settle_expiries(|| self.now_ms())?;
-        batch.hash_keys(self.hash_seed);
-        batch.durability = durability;
-        let position = match self.enter_alone(batch.bytes()) {
+        self.settle(&mut batch, durability)?;
+        match self.enter_alone(batch.bytes()) {
             Some(mut writer) => {
                 batch.check_live()?;
-                self.commit_batches(&mut writer, std::iter::once(&batch))?
+                self.commit_batches(&mut writer, std::iter::once(&batch))
             }
-            None => self.queue.commit(batch, self)?,
-        };
+            None => self.queue.commit(batch, self),
+        }
+    }
+
+    /// Waits until everything before `position` is as durable as asked.
+    pub(super) fn await_durable(&self, position: Position, durability: Durability) -> Result<()> {
         match durability {
             Durability::Buffered => Ok(()),
             Durability::Sync => self.sync_to(position),
         }
     }
 
+    /// Whether a batch, and at this moment any, may be written.
+    pub(super) fn check_batch(&self, batch: &WriteBatch) -> Result<()> {
+        batch.check()?;
+        if batch.keyspaces.iter().any(|core| core.database != self.database) {
+            return Err(Error::WrongDatabase);
+        }
+        self.check_writable()
+    }
+
+    /// Makes a batch ready to be committed.
+    pub(super) fn settle(&self, batch: &mut WriteBatch, durability: Durability) -> Result<()> {
+        self.check_flushes()?;
+        batch.settle_default(&self.default_core)?;
+        batch.settle_expiries(|| self.now_ms())?;
+        batch.hash_keys(self.hash_seed);
+        batch.durability = durability;
+        Ok(())
+    }
+
     /// The writer's lock, if nobody else commits and background work demands no wait.
     #[inline]
-    fn enter_alone(&self, bytes: u64) -> Option<MutexGuard<'_, Writer>> {
+    pub(super) fn enter_alone(&self, bytes: u64) -> Option<MutexGuard<'_, Writer>> {
         self.queue.alone(|| self.writer.try_lock().filter(|_| self.has_room(bytes)))
     }
 
@@ -173,11 +201,12 @@ impl Inner {
         put_varint(payload, 1);
         encode_op(payload, op);
         let seqno = self.append(writer, 1, self.options.durability)?;
+        writer.written.note(&op);
         writer.active.table.insert(op.keyspace, op.key, hash, seqno, op.kind, op.value);
         Ok(self.publish(writer))
     }
 
-    fn commit_batches<'a>(
+    pub(super) fn commit_batches<'a>(
         &self,
         writer: &mut Writer,
         group: impl Iterator<Item = &'a WriteBatch> + Clone,
@@ -212,6 +241,7 @@ impl Inner {
                 let hash = hash.unwrap_or_else(|| {
                     key_hash(op.key, keyspace_seed(self.hash_seed, op.keyspace))
                 });
+                writer.written.note(&op);
                 writer.active.table.insert(op.keyspace, op.key, hash, seqno, op.kind, op.value);
                 seqno.0 += 1;
             }
@@ -442,7 +472,7 @@ impl Inner {
     }
 
     /// Before a write: waits as background work demands. See `background` for the formula.
-    fn wait_for_room_of(&self, bytes: u64) -> Result<()> {
+    pub(super) fn wait_for_room_of(&self, bytes: u64) -> Result<()> {
         if matches!(self.options.background, Background::Manual) {
             return Ok(());
         }

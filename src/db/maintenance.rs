@@ -212,6 +212,7 @@ impl Inner {
             drop(committer);
             // In front of the number: who sees that finds out what it stands for.
             self.tell(&mut writer, || KeyspaceNote::One(noted(core, seqno)));
+            writer.written.note_all(core.id);
             self.visible.store(seqno.0, Ordering::Release);
             self.witness(&mut writer);
         }

@@ -47,8 +47,17 @@ mod snapshot_list;
 mod spent;
 mod stats;
 mod syncer;
+mod transact;
+mod transaction;
+mod transaction_commit;
+mod transaction_range;
+mod transaction_reads;
+mod transaction_steps;
+mod transaction_writes;
+mod turns;
 mod unfinished;
 mod verify;
+mod written;
 
 pub use backup::{BackupInfo, BackupReport, Backups};
 pub use batch::{MAX_BATCH_BYTES, WriteBatch};
@@ -68,6 +77,9 @@ pub use read_only::{ReadOnlyDb, ReadOnlyKeyspace};
 pub use repair_report::{LostPlace, RepairReport, SavedKeyspace, Uncertainty};
 pub use snapshot::Snapshot;
 pub use stats::{Histograms, KeyMapStats, KeyspaceStats, LevelStats, Stats};
+pub use transact::TransactionOptions;
+pub use transaction::Transaction;
+pub use transaction_range::TransactionRange;
 pub use verify::{DamagedPlace, DatabaseReport, LogReport, SegmentReport};
 
 use crate::compaction::Strategy;
@@ -96,6 +108,7 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use syncer::{Position, Syncer};
+use turns::Turns;
 
 /// An open database. Cheap to clone, `Send + Sync`: clone it into every thread.
 ///
@@ -266,6 +279,8 @@ pub(crate) struct Inner {
     /// The newest sequence number that readers see.
     visible: AtomicU64,
     snapshots: SnapshotList,
+    /// Of exclusive transactions.
+    turns: Turns,
     keyspaces: Mutex<HashMap<String, Arc<KeyspaceCore>>>,
     default_core: Arc<KeyspaceCore>,
     background: Mutex<BackgroundState>,

@@ -18,7 +18,9 @@ use super::queue::CommitQueue;
 use super::refill::{Filler, MAX_REPLAYED_LOGS, Memtables};
 use super::snapshot_list::SnapshotList;
 use super::syncer::Syncer;
+use super::turns::Turns;
 use super::verify::len_of;
+use super::written::Written;
 use super::{Committer, DEFAULT_ID, Db, Handle, Ids, Inner, MemSlot, ReadState};
 use crate::cache::{FilePool, SharedCache};
 use crate::checksum::uuid_salt;
@@ -529,6 +531,7 @@ impl Parts {
             writer: Mutex::new(Writer {
                 log: recovered.log,
                 active: Arc::clone(&recovered.active),
+                written: Written::new(options.transaction_bytes),
             }),
             committer: Mutex::new(Committer { manifest, state, live }),
             state_change: Mutex::new(()),
@@ -544,6 +547,7 @@ impl Parts {
             manifest_edit,
             visible: AtomicU64::new(recovered.last_seqno.0),
             snapshots: SnapshotList::default(),
+            turns: Turns::default(),
             keyspaces: Mutex::new(keyspaces),
             default_core,
             background: Mutex::new(work),

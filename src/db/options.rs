@@ -139,6 +139,8 @@ pub(crate) struct Options {
     /// Of the default keyspace.
     pub(crate) keyspace: KeyspaceOptions,
     pub(crate) ready_made_operators: bool,
+    pub(crate) transaction_bytes: usize,
+    pub(crate) ignore_conflicts: bool,
 }
 
 /// Opens a database with options. See [`Db::builder`].
@@ -180,6 +182,8 @@ impl Builder {
                 progress: None,
                 keyspace: KeyspaceOptions::default(),
                 ready_made_operators: false,
+                transaction_bytes: 64 * MIB,
+                ignore_conflicts: false,
             },
         }
     }
@@ -391,6 +395,21 @@ impl Builder {
     /// otherwise; `None`: for ever. Of other keyspaces see [`Db::keyspace_with`].
     pub fn default_ttl(mut self, ttl: impl Into<Option<Duration>>) -> Self {
         self.options.keyspace = self.options.keyspace.default_ttl(ttl);
+        self
+    }
+
+    /// The budget for what is remembered of writes while transactions are open, in bytes of memory. Default
+    /// 64 MiB. About what the keys take that are written while the oldest of them is open; beyond that the
+    /// commits of the oldest give [`Error::Conflict`].
+    pub fn transaction_bytes(mut self, bytes: usize) -> Self {
+        self.options.transaction_bytes = bytes;
+        self
+    }
+
+    /// Lets transactions commit in spite of conflicts, so that tests see what these are good for.
+    #[doc(hidden)]
+    pub fn ignore_conflicts(mut self, ignore: bool) -> Self {
+        self.options.ignore_conflicts = ignore;
         self
     }
 
