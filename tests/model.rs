@@ -1,15 +1,16 @@
 //! A million random operations against a `BTreeMap`, over several option sets.
 //!
 //! Everything that can be asked of a database is asked at random: puts, deletes, merges, all for ever or
-//! for a time, batches over keyspaces, point and range reads both ways, snapshots, clears, keyspaces created and dropped,
-//! flushes, compactions, clean reopens and reopens of a copy of the files taken while the database
-//! was open (the death of the process). A run follows from its seed; a failure prints the seed.
+//! for a time, batches over keyspaces, transactions with others' writes in between, point and range
+//! reads both ways, snapshots, clears, keyspaces created and dropped, flushes, compactions, clean
+//! reopens and reopens of a copy of the files taken while the database was open (the death of the
+//! process). A run follows from its seed; a failure prints the seed.
 
 use ashlardb::merge::{Append, MergeFn};
 use ashlardb::vfs::{Clock, Entropy, Env, ManualClock, MemVfs, SeededEntropy};
 use ashlardb::{
     Background, Builder, Compaction, Compression, Db, Durability, IterOptions, Key, Keyspace,
-    KeyspaceOptions, Snapshot, Value, WriteBatch,
+    KeyspaceOptions, Snapshot, Transaction, Value, WriteBatch,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -100,6 +101,96 @@ const STRATEGIES: [Compaction; 4] = [
 ];
 
 const NAMES: [&str; 4] = ["default", "a", "b", "c"];
+
+/// A write of a transaction, or beside it.
+#[derive(Debug)]
+struct Effect {
+    name: String,
+    key: Vec<u8>,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Put(Vec<u8>, Option<Duration>),
+    Merge(Vec<u8>, Option<Duration>),
+    Delete,
+    DeleteRange((Bound<Vec<u8>>, Bound<Vec<u8>>)),
+}
+
+impl Effect {
+    fn in_transaction(&self, tx: &Transaction, handle: &Keyspace) {
+        let key = &self.key;
+        let done = match &self.what {
+            What::Put(value, None) => tx.put_in(handle, key, value),
+            What::Put(value, Some(ttl)) => tx.put_in_with_ttl(handle, key, value, *ttl),
+            What::Merge(value, None) => tx.merge_in(handle, key, value),
+            What::Merge(value, Some(ttl)) => tx.merge_in_with_ttl(handle, key, value, *ttl),
+            What::Delete => tx.delete_in(handle, key),
+            What::DeleteRange(bounds) => tx.delete_range_in(handle, bounds.clone()),
+        };
+        done.expect("a write of a transaction");
+    }
+
+    fn by_others(&self, handle: &Keyspace) {
+        let key = &self.key;
+        let done = match &self.what {
+            What::Put(value, None) => handle.put(key, value),
+            What::Put(value, Some(ttl)) => handle.put_with_ttl(key, value, *ttl),
+            What::Merge(value, None) => handle.merge(key, value),
+            What::Merge(value, Some(ttl)) => handle.merge_with_ttl(key, value, *ttl),
+            What::Delete => handle.delete(key),
+            What::DeleteRange(bounds) => handle.delete_range(bounds.clone()),
+        };
+        done.expect("a write");
+    }
+
+    /// Does it to the model, as of now.
+    fn note(&self, run: &mut Run) {
+        let now = run.now();
+        let usual = (self.name == "c").then_some(USUAL);
+        let expiry = |ttl: &Option<Duration>| {
+            ttl.or(usual).map_or(u64::MAX, |ttl| now + ttl.as_millis() as u64)
+        };
+        match &self.what {
+            What::Put(value, ttl) => {
+                run.note_put(&self.name, &self.key, value.clone(), expiry(ttl));
+            }
+            What::Merge(value, ttl) => {
+                let cell = run.cell(&self.name, &self.key);
+                cell.operands.push((value.clone(), expiry(ttl)));
+            }
+            What::Delete => {
+                run.model.get_mut(&self.name).unwrap().remove(&self.key);
+            }
+            What::DeleteRange(bounds) => {
+                delete_range(run.model.get_mut(&self.name).unwrap(), bounds);
+            }
+        }
+    }
+
+    fn touches(&self, name: &str, key: &Vec<u8>) -> bool {
+        self.name == name
+            && match &self.what {
+                What::DeleteRange(bounds) => std::ops::RangeBounds::contains(bounds, key),
+                _ => self.key == *key,
+            }
+    }
+
+    /// Whether it is to something in these bounds, if that is easily said.
+    fn meets(&self, name: &str, bounds: &(Bound<Vec<u8>>, Bound<Vec<u8>>)) -> Option<bool> {
+        match (&self.what, bounds) {
+            _ if self.name != name => Some(false),
+            (What::DeleteRange(_), (Bound::Included(one), Bound::Included(other)))
+                if one == other =>
+            {
+                Some(self.touches(name, one))
+            }
+            (What::DeleteRange(_), _) => None,
+            _ => Some(std::ops::RangeBounds::contains(bounds, &self.key)),
+        }
+    }
+}
 
 struct Run {
     rng: SeededEntropy,
@@ -370,7 +461,8 @@ impl Run {
                 let got = handle.get(&key).expect("get");
                 assert_eq!(got.as_deref(), want.as_deref(), "key {key:?}");
             }
-            840..=859 => {
+            840..=841 => self.transaction(),
+            842..=859 => {
                 let keys: Vec<_> = (0..self.below(20)).map(|_| self.key()).collect();
                 let got = handle.multi_get(&keys).expect("multi_get");
                 for (key, got) in keys.iter().zip(got) {
@@ -490,6 +582,115 @@ impl Run {
                 self.db().wait_idle().expect("wait_idle");
             }
         }
+    }
+
+    /// A transaction of some operations, between which others write now and then, and what becomes of it.
+    fn transaction(&mut self) {
+        let tx = self.db().begin();
+        let began = self.now();
+        // While it is open, the model is what it sees; what others see is apart.
+        let mut others = self.model.clone();
+        let mut writes: Vec<Effect> = Vec::new();
+        let (mut reads, mut written, mut is_certain) = (Vec::new(), Vec::new(), true);
+        let mut has_conflict = false;
+        for _ in 0..self.below(16) {
+            let name = self.some_keyspace();
+            let handle = self.handles[&name].clone();
+            let key = self.key();
+            let point = || (Bound::Included(key.clone()), Bound::Included(key.clone()));
+            match self.below(12) {
+                0..=3 => {
+                    let own = writes.iter().any(|write| write.touches(&name, &key));
+                    let want = self.model[&name].get(&key).and_then(|cell| cell.value(began));
+                    let got = tx.get_in(&handle, &key).expect("get_in");
+                    assert_eq!(got.as_deref(), want.as_deref());
+                    // What it wrote itself may be all that it has to look at.
+                    reads.push((name, point(), !own));
+                }
+                4..=5 => {
+                    let (bounds, steps) = (self.narrow_bounds(), 1 + self.below(5) as usize);
+                    let backward = self.below(2) == 0;
+                    let mut range = tx.get_range_in(&handle, bounds.clone()).expect("get_range_in");
+                    let mut want: Vec<_> = self.model[&name]
+                        .iter()
+                        .filter(|(key, _)| std::ops::RangeBounds::contains(&bounds, *key))
+                        .filter_map(|(key, cell)| Some((key.clone(), cell.value(began)?)))
+                        .collect();
+                    if backward {
+                        want.reverse();
+                    }
+                    let ends = want.len() < steps;
+                    want.truncate(steps);
+                    let next = |_| if backward { range.next_back() } else { range.next() };
+                    let got: Vec<_> =
+                        (0..steps).map_while(next).map(|item| item.unwrap()).collect();
+                    let got: Vec<_> = got.iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
+                    assert_eq!(got, want);
+                    let last = want.pop().map(|(key, _)| Bound::Included(key));
+                    let walked = match last.filter(|_| !ends) {
+                        Some(last) if backward => (last, bounds.1),
+                        Some(last) => (bounds.0, last),
+                        None => bounds,
+                    };
+                    reads.push((name, walked, true));
+                }
+                choice => {
+                    let effect = self.effect(name, key, choice == 6);
+                    if choice < 10 {
+                        effect.in_transaction(&tx, &handle);
+                        effect.note(self);
+                        writes.push(effect);
+                        continue;
+                    }
+                    effect.by_others(&handle);
+                    std::mem::swap(&mut self.model, &mut others);
+                    effect.note(self);
+                    std::mem::swap(&mut self.model, &mut others);
+                    written.push(effect);
+                    self.clock.unix_ms.fetch_add(self.below(3) * 50, Ordering::Relaxed);
+                }
+            }
+        }
+        for write in &written {
+            for (name, bounds, counts) in &reads {
+                match write.meets(name, bounds) {
+                    Some(true) if *counts => has_conflict = true,
+                    Some(false) => {}
+                    _ => is_certain = false,
+                }
+            }
+        }
+        self.model = others;
+        if self.below(4) == 0 {
+            return tx.rollback();
+        }
+        match tx.commit() {
+            Ok(()) => {
+                // One that only read never conflicts; a range may be of nothing.
+                let wrote = writes.iter().any(|w| !matches!(w.what, What::DeleteRange(_)));
+                assert!(!has_conflict || !wrote, "{written:?} after {reads:?}");
+                for write in &writes {
+                    write.note(self);
+                }
+            }
+            Err(ashlardb::Error::Conflict) => {
+                assert!(has_conflict || !is_certain, "{written:?} after {reads:?}");
+                assert!(!writes.is_empty());
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// A write, of a range if that is asked for.
+    fn effect(&self, name: String, key: Vec<u8>, of_range: bool) -> Effect {
+        let (value, ttl) = (vec![self.rng.next_u64() as u8; 9], self.ttl(&name).0);
+        let what = match self.below(4) {
+            _ if of_range => What::DeleteRange(self.narrow_bounds()),
+            0 => What::Delete,
+            1 => What::Merge(value, ttl),
+            _ => What::Put(value, ttl),
+        };
+        Effect { name, key, what }
     }
 
     fn check_everything(&mut self) {
