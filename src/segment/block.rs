@@ -506,7 +506,6 @@ fn raw_len(header: &BlockHeader) -> Result<usize, Malformed> {
 
 /// Calls `hit` with the position of each byte equal to `byte`, rising, until it returns true. Eight
 /// bytes are compared at a time.
-#[expect(clippy::inline_always, reason = "measured, see `Peek::lookup`")]
 #[inline(always)]
 pub(super) fn for_each_match(bytes: &[u8], byte: u8, mut hit: impl FnMut(usize) -> bool) {
     const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;

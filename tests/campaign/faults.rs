@@ -358,7 +358,8 @@ impl Case {
             let is_new = history.pending().is_some_and(|next| **next == found);
             if found == **history.newest() {
                 if was_refused { history.undone() } else { history.failed() }
-            } else if is_new && refused && matches!(op, Op::Write(_, true)) {
+            } else if is_new && refused && matches!(op, Op::Write(_, true) | Op::Transact(_, true))
+            {
                 history.seen();
             } else if is_new {
                 return Err(format!("{op:?} failed, but it can be seen"));

@@ -11,7 +11,7 @@
 //! that forgets a delete must be told from one that does not.
 
 use crate::driver::{Row, Violation, panic_text};
-use crate::same_ops::{Effect, Expected, NAMES, Op, Read, answers, operations};
+use crate::same_ops::{Effect, Expected, K, NAMES, Op, Read, answers, operations};
 use crate::workload::{DIR, LIFE, Rng, pass_ages, reduce};
 use ashlardb::vfs::{Env, Failure, SimVfs};
 use ashlardb::{
@@ -338,6 +338,29 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Makes changes in a transaction that reads what it changes.
+    fn transact(&self, changes: &[(u8, K, Effect)], durability: Durability) -> Result<()> {
+        let transaction = self.db().begin();
+        for (space, key, effect) in changes {
+            let Some(handle) = self.handles.get(space) else { continue };
+            let key = key.bytes();
+            transaction.get_in(handle, &key)?;
+            match effect {
+                Effect::Put(value, false) => transaction.put_in(handle, key, value.set())?,
+                Effect::Put(value, true) => {
+                    transaction.put_in_with_ttl(handle, key, value.set(), LIFE)?;
+                }
+                Effect::Merge(value, false) => transaction.merge_in(handle, key, value.set())?,
+                Effect::Merge(value, true) => {
+                    transaction.merge_in_with_ttl(handle, key, value.set(), LIFE)?;
+                }
+                Effect::Delete => transaction.delete_in(handle, key)?,
+                Effect::DeleteTo(end) => transaction.delete_range_in(handle, key..end.bytes())?,
+            }
+        }
+        transaction.commit_with(durability)
+    }
+
     /// What the operation answers. `None`: its snapshot was lost when the database had to be opened
     /// again.
     fn apply(&mut self, op: &Op) -> Result<Option<u64>> {
@@ -355,6 +378,12 @@ impl<'a> Run<'a> {
                 }
             }
             Op::Batch(changes, sync) => {
+                let sync = if *sync { Durability::Sync } else { Durability::Buffered };
+                // Which way it is done is the configuration's.
+                if self.rng.one_in(3) {
+                    self.transact(changes, sync)?;
+                    return nothing;
+                }
                 let mut batch = WriteBatch::new();
                 for (space, key, effect) in changes {
                     let Some(handle) = self.handles.get(space) else { continue };
@@ -372,7 +401,6 @@ impl<'a> Run<'a> {
                         Effect::DeleteTo(end) => batch.delete_range_in(handle, key..end.bytes()),
                     };
                 }
-                let sync = if *sync { Durability::Sync } else { Durability::Buffered };
                 self.db().write_with(batch, sync)?;
             }
             Op::Read(None, space, read) => return read.ask(&self.handles[space]).map(Some),

@@ -7,7 +7,7 @@
 use ashlardb::vfs::{Entropy, Env, SeededEntropy};
 use ashlardb::{
     Background, Builder, Compaction, Compression, DEFAULT_KEYSPACE, Db, Durability, Error,
-    Keyspace, KeyspaceOptions, Snapshot, WriteBatch, merge,
+    Keyspace, KeyspaceOptions, Snapshot, Transaction, WriteBatch, merge,
 };
 use std::collections::BTreeMap;
 use std::fmt;
@@ -101,6 +101,22 @@ impl Change {
         };
     }
 
+    fn add_to_transaction(self, to: &Transaction, handle: &Keyspace) -> Result<(), Error> {
+        let key = key_bytes(self.key);
+        match self.effect {
+            Effect::Put(id, len) => to.put_in(handle, key, value_bytes(id, len)),
+            Effect::PutForATime(id, len) => {
+                to.put_in_with_ttl(handle, key, value_bytes(id, len), LIFE)
+            }
+            Effect::Merge(id, len) => to.merge_in(handle, key, value_bytes(id, len)),
+            Effect::MergeForATime(id, len) => {
+                to.merge_in_with_ttl(handle, key, value_bytes(id, len), LIFE)
+            }
+            Effect::Delete => to.delete_in(handle, key),
+            Effect::DeleteTo(end) => to.delete_range_in(handle, key..key_bytes(end)),
+        }
+    }
+
     fn apply_to(self, contents: &mut BTreeMap<Vec<u8>, Value>) {
         let key = key_bytes(self.key);
         let piece = |id, len, expires| {
@@ -132,6 +148,8 @@ impl Change {
 pub enum Op {
     /// A batch, synced or not.
     Write(Vec<Change>, bool),
+    /// The same in a transaction, which reads what it changes.
+    Transact(Vec<Change>, bool),
     /// So much time passes that all expires that can.
     Pass,
     Sync,
@@ -159,8 +177,9 @@ pub enum Op {
 impl fmt::Debug for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Op::Write(changes, sync) => {
-                write!(f, "{}", if *sync { "WriteSync[" } else { "Write[" })?;
+            Op::Write(changes, sync) | Op::Transact(changes, sync) => {
+                let what = if matches!(self, Op::Write(..)) { "Write" } else { "Transact" };
+                write!(f, "{what}{}[", if *sync { "Sync" } else { "" })?;
                 for (at, Change { keyspace, key, effect }) in changes.iter().enumerate() {
                     let space = if at > 0 { " " } else { "" };
                     write!(f, "{space}{keyspace}:{key}")?;
@@ -225,7 +244,8 @@ pub fn operations(seed: u64, count: usize) -> Vec<Op> {
             0..38 => Op::Write(vec![change(&rng)], rng.one_in(4)),
             38..55 => {
                 let n = 1 + rng.below(8);
-                Op::Write((0..n).map(|_| change(&rng)).collect(), rng.one_in(4))
+                let make = if rng.one_in(3) { Op::Transact } else { Op::Write };
+                make((0..n).map(|_| change(&rng)).collect(), rng.one_in(4))
             }
             55..60 => Op::Sync,
             60..69 => Op::Flush,
@@ -595,6 +615,26 @@ impl Runner {
                     history.lock().unwrap().all_durable();
                 }
             }
+            Op::Transact(changes, sync) => {
+                let mut next = State::clone(&now);
+                let transaction = self.db().begin();
+                for change in changes {
+                    let Some(handle) = self.handles.get(&change.keyspace) else { continue };
+                    let key = key_bytes(change.key);
+                    let contents = next.entry(change.keyspace).or_default();
+                    check_own(&transaction, handle, &key, contents)?;
+                    change.add_to_transaction(&transaction, handle)?;
+                    change.apply_to(contents);
+                    check_own(&transaction, handle, &key, contents)?;
+                }
+                begin(next);
+                let durability = if *sync { Durability::Sync } else { Durability::Buffered };
+                transaction.commit_with(durability)?;
+                history.lock().unwrap().done();
+                if *sync {
+                    history.lock().unwrap().all_durable();
+                }
+            }
             Op::Pass => {
                 let mut history = history.lock().unwrap();
                 history.pass();
@@ -720,6 +760,21 @@ impl Runner {
         db.check_key_map().map_err(|what| Trouble::Wrong(format!("the key map: {what}")))?;
         self.contents()
     }
+}
+
+/// A transaction sees what it wrote, and under that what there was.
+fn check_own(
+    transaction: &Transaction,
+    handle: &Keyspace,
+    key: &[u8],
+    contents: &BTreeMap<Vec<u8>, Value>,
+) -> Result<(), Trouble> {
+    let found = transaction.get_in(handle, key)?.as_deref().map(Value::read);
+    if found.as_ref() == contents.get(key) {
+        return Ok(());
+    }
+    let what = format!("a transaction reads {found:?} at {}", key.escape_ascii());
+    Err(Trouble::Wrong(what))
 }
 
 /// The keyspaces that there are.
