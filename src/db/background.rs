@@ -332,7 +332,7 @@ impl Inner {
     /// they hide, and every read looks for them there. Once in a while at most.
     pub(super) fn freeze_deletes(&self) -> Result<bool> {
         let state = self.state.load();
-        if !state.active.table.has_range_deletes() || !state.frozen.is_empty() {
+        if !state.active.marks.has_range_deletes() || !state.frozen.is_empty() {
             return Ok(false);
         }
         drop(state);

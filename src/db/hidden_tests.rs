@@ -160,7 +160,7 @@ fn what_was_deleted_goes_though_nothing_else_is_written() {
     db.delete_range("a".."b").unwrap();
     assert!(!db.inner().freeze_deletes().unwrap(), "it was frozen again at once");
     clock.advance(Duration::from_secs(10));
-    while db.inner().state.load().active.table.has_range_deletes() {
+    while db.inner().state.load().active.marks.has_range_deletes() {
         db.inner().freeze_deletes().unwrap();
     }
     assert_eq!(db.get("k").unwrap().unwrap(), "v");

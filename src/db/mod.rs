@@ -86,7 +86,7 @@ use crate::compaction::Strategy;
 use crate::deletes::RangeDeletes;
 use crate::error::{Error, Result};
 use crate::keymap::KeyMap;
-use crate::memtable::Memtable;
+use crate::memtable::{Marks, Memtable, SkipMemtable};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, ArcSwap, Condvar, Mutex, Striped};
 use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
@@ -151,6 +151,8 @@ impl Handle {
 /// A memtable, and what must be known to let go of its log.
 pub(crate) struct MemSlot {
     table: Arc<dyn Memtable>,
+    /// What the table has.
+    marks: Arc<Marks>,
     /// The oldest log that has entries of this memtable or a newer one.
     first_log: LogId,
     /// Its newest entry; set when it is frozen.
@@ -159,8 +161,9 @@ pub(crate) struct MemSlot {
 
 impl MemSlot {
     fn new(first_log: LogId) -> Arc<Self> {
-        let table = Arc::new(crate::memtable::SkipMemtable::default());
-        Arc::new(MemSlot { table, first_log, last_seqno: AtomicU64::new(0) })
+        let table = SkipMemtable::default();
+        let (marks, last_seqno) = (table.marks(), AtomicU64::new(0));
+        Arc::new(MemSlot { table: Arc::new(table), marks, first_log, last_seqno })
     }
 }
 
@@ -179,10 +182,10 @@ pub(crate) struct ReadState {
 
 impl ReadState {
     fn new(active: Arc<MemSlot>, frozen: Vec<Arc<MemSlot>>, version: Arc<Version>) -> ReadState {
-        let has_range_deletes = frozen.iter().any(|slot| slot.table.has_range_deletes())
+        let has_range_deletes = frozen.iter().any(|slot| slot.marks.has_range_deletes())
             || version.trees.values().any(|tree| !tree.deletes.is_empty());
         let has_expiring =
-            version.has_expiring || frozen.iter().any(|slot| slot.table.has_expiring());
+            version.has_expiring || frozen.iter().any(|slot| slot.marks.has_expiring());
         ReadState { active, frozen, version, has_range_deletes, has_expiring }
     }
 
@@ -190,14 +193,14 @@ impl ReadState {
     /// nobody needs to look at the clock.
     #[inline]
     fn has_expiring(&self) -> bool {
-        self.has_expiring || self.active.table.has_expiring()
+        self.has_expiring || self.active.marks.has_expiring()
     }
 
     /// Whether there are range tombstones anywhere. Those that are not, no reader sees who has asked for
     /// the published number before.
     #[inline]
     fn has_range_deletes(&self) -> bool {
-        self.has_range_deletes || self.active.table.has_range_deletes()
+        self.has_range_deletes || self.active.marks.has_range_deletes()
     }
 
     /// The newest range tombstone that covers a key and is not after a snapshot.
@@ -703,6 +706,8 @@ mod delete_range_tests;
 mod found_tests;
 #[cfg(test)]
 mod hidden_tests;
+#[cfg(test)]
+mod known_bug_tests;
 #[cfg(test)]
 mod merge_tests;
 #[cfg(test)]

@@ -19,7 +19,7 @@ mod leaf_index;
 mod leaves;
 mod skip;
 
-pub(crate) use skip::SkipMemtable;
+pub(crate) use skip::{Marks, SkipMemtable};
 
 use crate::cursor::Cursor;
 use crate::deletes::RangeDeletes;
@@ -68,12 +68,6 @@ pub(crate) trait Memtable: Send + Sync {
         snapshot: SeqNo,
         take: &mut dyn FnMut(MemEntry) -> bool,
     ) -> bool;
-
-    /// Whether there is any entry that expires.
-    fn has_expiring(&self) -> bool;
-
-    /// Whether there is any range tombstone.
-    fn has_range_deletes(&self) -> bool;
 
     /// The range tombstones of a keyspace, if there are any. What is added later does not show.
     fn range_deletes(&self, keyspace: KeyspaceId) -> Option<Arc<RangeDeletes>>;

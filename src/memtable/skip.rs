@@ -28,6 +28,28 @@ struct Writer {
     leaves: LeafWriter,
 }
 
+/// What a memtable has, so that readers need not ask it. Each is set before what it stands for is
+/// published.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    range_deletes: AtomicBool,
+    expiring: AtomicBool,
+}
+
+impl Marks {
+    /// Whether ranges were deleted.
+    #[inline]
+    pub(crate) fn has_range_deletes(&self) -> bool {
+        self.range_deletes.load(Ordering::Acquire)
+    }
+
+    /// Whether there are entries that expire.
+    #[inline]
+    pub(crate) fn has_expiring(&self) -> bool {
+        self.expiring.load(Ordering::Acquire)
+    }
+}
+
 /// See the module's text.
 pub(crate) struct SkipMemtable {
     writer: Mutex<Writer>,
@@ -36,12 +58,16 @@ pub(crate) struct SkipMemtable {
     pub(super) leaves: Arc<Leaves>,
     entries: AtomicUsize,
     deletes: RwLock<BTreeMap<KeyspaceId, Arc<RangeDeletes>>>,
-    /// Set once there is one.
-    has_deletes: AtomicBool,
-    /// Set once there is an entry that expires, before that is published.
-    has_expiring: AtomicBool,
+    marks: Arc<Marks>,
     /// What they take, in bytes.
     delete_bytes: AtomicUsize,
+}
+
+impl SkipMemtable {
+    /// What it is known to have, for who reads often.
+    pub(crate) fn marks(&self) -> Arc<Marks> {
+        Arc::clone(&self.marks)
+    }
 }
 
 impl Default for SkipMemtable {
@@ -56,8 +82,7 @@ impl Default for SkipMemtable {
             arena,
             entries: AtomicUsize::new(0),
             deletes: RwLock::default(),
-            has_deletes: AtomicBool::new(false),
-            has_expiring: AtomicBool::new(false),
+            marks: Arc::default(),
             delete_bytes: AtomicUsize::new(0),
         }
     }
@@ -78,7 +103,7 @@ impl SkipMemtable {
         self.delete_bytes.store(others + deletes.bytes(), Ordering::Relaxed);
         self.deletes.write().insert(keyspace, Arc::new(deletes));
         self.entries.store(self.entries.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        self.has_deletes.store(true, Ordering::Release);
+        self.marks.range_deletes.store(true, Ordering::Release);
     }
 
     /// What lies there, if that is a version of this key.
@@ -103,7 +128,7 @@ impl Memtable for SkipMemtable {
             return self.delete_range(keyspace, key, seqno, value);
         }
         if kind.expires() {
-            self.has_expiring.store(true, Ordering::Relaxed);
+            self.marks.expiring.store(true, Ordering::Relaxed);
         }
         let mut writer = self.writer.lock();
         let writer = &mut *writer;
@@ -166,23 +191,15 @@ impl Memtable for SkipMemtable {
         false
     }
 
-    fn has_expiring(&self) -> bool {
-        self.has_expiring.load(Ordering::Relaxed)
-    }
-
-    fn has_range_deletes(&self) -> bool {
-        self.has_deletes.load(Ordering::Acquire)
-    }
-
     fn range_deletes(&self, keyspace: KeyspaceId) -> Option<Arc<RangeDeletes>> {
-        if !self.has_range_deletes() {
+        if !self.marks.has_range_deletes() {
             return None;
         }
         self.deletes.read().get(&keyspace).cloned()
     }
 
     fn range_delete(&self, keyspace: KeyspaceId, key: &[u8], snapshot: SeqNo) -> Option<SeqNo> {
-        if !self.has_range_deletes() {
+        if !self.marks.has_range_deletes() {
             return None;
         }
         self.deletes.read().get(&keyspace)?.newest(key, snapshot)
@@ -211,7 +228,7 @@ impl Memtable for SkipMemtable {
             found.push(keyspace);
             from = keyspace.0.checked_add(1).map(KeyspaceId);
         }
-        if self.has_range_deletes() {
+        if self.marks.has_range_deletes() {
             found.extend(self.deletes.read().keys());
             found.sort_unstable();
             found.dedup();
