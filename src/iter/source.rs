@@ -45,7 +45,7 @@ impl Cursor for RangeSource {
         forward!(self, cursor => cursor.prev())
     }
 
-    // Left to itself the compiler keeps it apart since range tombstones came: 3 % of a scan backwards.
+    // Left to itself the compiler keeps it apart since range tombstones came: 4 % of a scan backwards.
     #[expect(clippy::inline_always, reason = "measured")]
     #[inline(always)]
     fn stride(&mut self, forward: bool) -> bool {
