@@ -201,6 +201,15 @@ pub enum Error {
         /// What it said.
         reason: String,
     },
+    /// A compaction filter panicked, or gave a value that is too long. The compaction was done without
+    /// it from there on: nothing is lost, and what was to be filtered is as it was.
+    #[error("the compaction filter of keyspace {keyspace:?} failed: {reason}")]
+    FilterFailed {
+        /// The keyspace's name.
+        keyspace: String,
+        /// What went wrong.
+        reason: String,
+    },
     /// A keyspace lacks the merge operator that a call needs, or has another one.
     #[error("keyspace {keyspace:?}: {reason}")]
     MergeOperator {
@@ -251,7 +260,7 @@ impl Error {
             | Error::SegmentFull { .. }
             | Error::MergeOperator { .. }
             | Error::InvalidTtl { .. } => ErrorKind::InvalidInput,
-            Error::MergeFailed { .. } => ErrorKind::UserCode,
+            Error::MergeFailed { .. } | Error::FilterFailed { .. } => ErrorKind::UserCode,
             Error::Conflict => ErrorKind::Conflict,
         }
     }

@@ -63,6 +63,7 @@ mod types;
 mod version;
 mod wal;
 
+pub mod filter;
 pub mod merge;
 pub mod vfs;
 

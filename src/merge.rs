@@ -409,18 +409,19 @@ fn guarded<T>(
     operator: &dyn MergeOperator,
     call: impl FnOnce() -> std::result::Result<T, MergeError>,
 ) -> Result<T> {
-    // What the operator's own state looks like after a panic is for the operator; none of ours is at
-    // hand while it runs.
-    let reason = match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(Ok(result)) => return Ok(result),
-        Ok(Err(MergeError(reason))) => reason,
-        Err(panic) => {
-            let said = panic.downcast_ref::<&str>().map(|said| (*said).to_owned());
-            let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
-            format!("it panicked: {}", said.unwrap_or_default())
-        }
-    };
-    Err(failed(operator, reason))
+    let outcome = caught(call).and_then(|result| result.map_err(|MergeError(reason)| reason));
+    outcome.map_err(|reason| failed(operator, reason))
+}
+
+/// Calls code of the user's and takes a panic for an error: a clause about "it".
+pub(crate) fn caught<T>(call: impl FnOnce() -> T) -> std::result::Result<T, String> {
+    // What that code's own state looks like after a panic is for its author; none of ours is at hand
+    // while it runs.
+    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
+        let said = panic.downcast_ref::<&str>().map(|said| (*said).to_owned());
+        let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
+        format!("it panicked: {}", said.unwrap_or_default())
+    })
 }
 
 fn failed(operator: &dyn MergeOperator, reason: String) -> Error {

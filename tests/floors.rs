@@ -24,6 +24,7 @@ const ROOMS: &[(u8, &str)] = &[
     (0, "cursor"),
     (0, "prefetch"),
     (0, "merge"),
+    (0, "filter"),
     (0, "deletes"),
     (1, "vfs"),
     (2, "segment"),

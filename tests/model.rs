@@ -6,12 +6,14 @@
 //! reopens and reopens of a copy of the files taken while the database was open (the death of the
 //! process). A run follows from its seed; a failure prints the seed.
 
+use ashlardb::filter::Verdict;
 use ashlardb::merge::{Append, MergeFn};
 use ashlardb::vfs::{Clock, Entropy, Env, ManualClock, MemVfs, SeededEntropy};
 use ashlardb::{
     Background, Builder, Compaction, Compression, Db, Durability, IterOptions, Key, Keyspace,
     KeyspaceOptions, Snapshot, Transaction, Value, WriteBatch,
 };
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::path::Path;
@@ -21,6 +23,8 @@ use std::time::Duration;
 
 type Map = BTreeMap<Vec<u8>, Cell>;
 type Keyspaces = BTreeMap<String, Map>;
+/// What a snapshot gave, by keyspace and key.
+type Seen = RefCell<BTreeMap<(String, Vec<u8>), Option<Vec<u8>>>>;
 
 /// What was written to a key since its last removal: a value, what was merged into it, and until when
 /// each counts.
@@ -29,10 +33,16 @@ struct Cell {
     base: Option<(Vec<u8>, u64)>,
     operands: Vec<(Vec<u8>, u64)>,
     appends: bool,
+    filtered: bool,
 }
 
 impl Cell {
     fn value(&self, now: u64) -> Option<Vec<u8>> {
+        let value = self.unfiltered(now)?;
+        if self.filtered { filtered(value) } else { Some(value) }
+    }
+
+    fn unfiltered(&self, now: u64) -> Option<Vec<u8>> {
         let base = self.base.as_ref().filter(|(_, expiry)| *expiry > now);
         let operands = self.operands.iter().filter(|(_, expiry)| *expiry > now);
         let mut operands = operands.map(|(operand, _)| operand).peekable();
@@ -44,6 +54,28 @@ impl Cell {
             return Some(operands.fold(value.unwrap_or_default(), |v, o| [v, o.clone()].concat()));
         }
         operands.fold(value, |value, operand| prepend(value, operand))
+    }
+}
+
+/// What a value of keyspace `f` comes to, now or later: its compaction filter removes or changes some.
+fn filtered(value: Vec<u8>) -> Option<Vec<u8>> {
+    match value.first() {
+        Some(254) => None,
+        Some(253) => Some(vec![253]),
+        _ => Some(value),
+    }
+}
+
+/// What is to be held against the model.
+fn shown(name: &str, value: &[u8]) -> Option<Vec<u8>> {
+    if name == "f" { filtered(value.to_vec()) } else { Some(value.to_vec()) }
+}
+
+fn judge(_: &[u8], value: &[u8]) -> Verdict {
+    match filtered(value.to_vec()) {
+        None => Verdict::Remove,
+        Some(new) if new != value => Verdict::Change(new),
+        Some(_) => Verdict::Keep,
     }
 }
 
@@ -88,6 +120,7 @@ fn options(name: &str) -> KeyspaceOptions {
             }))
         }
         "c" => KeyspaceOptions::new().merge_operator(Append).default_ttl(USUAL),
+        "f" => KeyspaceOptions::new().compaction_filter(judge),
         _ => KeyspaceOptions::new().merge_operator(Append),
     }
 }
@@ -100,7 +133,7 @@ const STRATEGIES: [Compaction; 4] = [
     Compaction::Fifo { max_bytes: u64::MAX, max_age: None },
 ];
 
-const NAMES: [&str; 4] = ["default", "a", "b", "c"];
+const NAMES: [&str; 5] = ["default", "a", "b", "c", "f"];
 
 /// A write of a transaction, or beside it.
 #[derive(Debug)]
@@ -200,7 +233,7 @@ struct Run {
     handles: BTreeMap<String, Keyspace>,
     model: Keyspaces,
     clock: Arc<TestClock>,
-    snapshots: Vec<(Snapshot, Keyspaces, u64)>,
+    snapshots: Vec<(Snapshot, Keyspaces, u64, Seen)>,
     keys: u64,
     /// Whether each reopening takes another compaction strategy than that of `make`.
     restless: bool,
@@ -291,7 +324,7 @@ impl Run {
     /// The cell of a key in the model.
     fn cell(&mut self, name: &str, key: &[u8]) -> &mut Cell {
         let cell = self.model.get_mut(name).unwrap().entry(key.to_vec()).or_default();
-        cell.appends = name != "b";
+        (cell.appends, cell.filtered) = (name != "b", name == "f");
         cell
     }
 
@@ -339,7 +372,8 @@ impl Run {
 
     fn check_range(
         &self,
-        mut iter: impl DoubleEndedIterator<Item = ashlardb::Result<(Key, Value)>>,
+        name: &str,
+        iter: impl DoubleEndedIterator<Item = ashlardb::Result<(Key, Value)>>,
         model: &Map,
         now: u64,
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
@@ -356,6 +390,10 @@ impl Run {
             let there = |(key, cell): (_, &Cell)| Some((key, cell.value(now)?));
             from_front.extend(model.range(bounds).filter_map(there));
         }
+        let mut iter = iter.filter_map(|item| {
+            let (key, value) = item.expect("an entry");
+            Some((key, shown(name, &value)?))
+        });
         let limit = 1 + self.below(60);
         let style = self.below(3);
         for step in 0..limit {
@@ -365,7 +403,6 @@ impl Run {
             } else {
                 (iter.next_back(), from_front.pop_back())
             };
-            let got = got.map(|item| item.expect("an entry"));
             assert_eq!(
                 got.as_ref().map(|(k, v)| (&k[..], &v[..])),
                 want.as_ref().map(|(k, v)| (&k[..], &v[..]))
@@ -383,7 +420,10 @@ impl Run {
         let handle = self.handles[&name].clone();
         match self.below(1000) {
             0..=299 => {
-                let (key, value) = (self.key(), self.value());
+                let (key, mut value) = (self.key(), self.value());
+                if name == "f" {
+                    value.insert(0, 248 + self.below(8) as u8);
+                }
                 let (ttl, expiry) = self.ttl(&name);
                 match ttl {
                     Some(ttl) => handle.put_with_ttl(&key, &value, ttl).expect("put"),
@@ -391,7 +431,7 @@ impl Run {
                 }
                 self.note_put(&name, &key, value, expiry);
             }
-            300..=379 => {
+            300..=379 if name != "f" => {
                 let (key, mut operand) = (self.key(), self.value());
                 operand.truncate(12);
                 let (ttl, expiry) = self.ttl(&name);
@@ -431,7 +471,8 @@ impl Run {
                         continue;
                     }
                     let unnamed = name == "default" && self.below(2) == 0;
-                    match (choice == 1, unnamed, ttl) {
+                    let merges = choice == 1 && name != "f";
+                    match (merges, unnamed, ttl) {
                         (true, true, None) => batch.merge(&key, &value),
                         (true, true, Some(ttl)) => batch.merge_with_ttl(&key, &value, ttl),
                         (true, false, None) => batch.merge_in(&handle, &key, &value),
@@ -445,7 +486,7 @@ impl Run {
                             batch.put_in_with_ttl(&handle, &key, &value, ttl)
                         }
                     };
-                    if choice == 1 {
+                    if merges {
                         self.cell(&name, &key).operands.push((value, expiry));
                     } else {
                         self.note_put(&name, &key, value, expiry);
@@ -458,8 +499,8 @@ impl Run {
             540..=839 => {
                 let key = self.key();
                 let want = self.model[&name].get(&key).and_then(|cell| cell.value(self.now()));
-                let got = handle.get(&key).expect("get");
-                assert_eq!(got.as_deref(), want.as_deref(), "key {key:?}");
+                let got = handle.get(&key).expect("get").and_then(|got| shown(&name, &got));
+                assert_eq!(got, want, "key {key:?}");
             }
             840..=841 => self.transaction(),
             842..=859 => {
@@ -467,7 +508,7 @@ impl Run {
                 let got = handle.multi_get(&keys).expect("multi_get");
                 for (key, got) in keys.iter().zip(got) {
                     let want = self.model[&name].get(key).and_then(|c| c.value(self.now()));
-                    assert_eq!(got.as_deref(), want.as_deref());
+                    assert_eq!(got.and_then(|got| shown(&name, &got)), want);
                 }
             }
             860..=919 => {
@@ -476,7 +517,7 @@ impl Run {
                     bounds.clone(),
                     IterOptions { fill_cache: self.below(2) == 0, ..IterOptions::default() },
                 );
-                self.check_range(iter, &self.model[&name], self.now(), bounds);
+                self.check_range(&name, iter, &self.model[&name], self.now(), bounds);
             }
             920..=929 => {
                 let prefix = self.key();
@@ -488,9 +529,15 @@ impl Run {
                 });
                 let upper = end.map_or(Bound::Unbounded, Bound::Excluded);
                 let bounds = (Bound::Included(prefix.to_vec()), upper);
-                self.check_range(handle.prefix(prefix), &self.model[&name], self.now(), bounds);
+                self.check_range(
+                    &name,
+                    handle.prefix(prefix),
+                    &self.model[&name],
+                    self.now(),
+                    bounds,
+                );
             }
-            930..=934 => {
+            930..=934 if name != "f" => {
                 let now = self.now();
                 let there = |(k, cell): (&Vec<u8>, &Cell)| Some((k.clone(), cell.value(now)?));
                 let mut model = self.model[&name].iter().filter_map(there);
@@ -504,21 +551,28 @@ impl Run {
                     let at = self.below(4) as usize;
                     self.snapshots.swap_remove(at);
                 }
-                self.snapshots.push((self.db().snapshot(), self.model.clone(), self.now()));
+                let seen = Seen::default();
+                self.snapshots.push((self.db().snapshot(), self.model.clone(), self.now(), seen));
             }
             938..=967 => {
-                if let Some((snapshot, model, now)) =
-                    self.snapshots.get(self.below(4) as usize % self.snapshots.len().max(1))
+                let at = self.below(4) as usize % self.snapshots.len().max(1);
+                let key = self.key();
+                if let Some((snapshot, model, now, seen)) = self.snapshots.get(at)
                     && let Some(model) = model.get(&name)
                 {
                     let view = snapshot.of(&handle).expect("of");
-                    let key = self.key();
                     match view.get(&key) {
                         Ok(got) => {
                             let want = model.get(&key).and_then(|cell| cell.value(*now));
-                            assert_eq!(got.as_deref(), want.as_deref(), "{key:?}");
+                            let got = got.map(|got| got.to_vec());
+                            // Whatever the filter has removed or changed by now.
+                            let (mut seen, place) =
+                                (seen.borrow_mut(), (name.clone(), key.clone()));
+                            assert_eq!(*seen.entry(place).or_insert_with(|| got.clone()), got);
+                            assert_eq!(got.and_then(|got| shown(&name, &got)), want, "{key:?}");
                             let bounds = self.bounds();
-                            self.check_range(view.get_range(bounds.clone()), model, *now, bounds);
+                            let range = view.get_range(bounds.clone());
+                            self.check_range(&name, range, model, *now, bounds);
                         }
                         // The name was dropped and created anew since.
                         Err(error) => panic!("{error}"),
@@ -543,7 +597,7 @@ impl Run {
                 self.model.get_mut(&name).unwrap().clear();
             }
             992 => {
-                let name = NAMES[self.below(4) as usize];
+                let name = NAMES[self.below(5) as usize];
                 let handle = self.db().keyspace_with(name, &options(name)).expect("keyspace");
                 self.model.entry(name.to_owned()).or_default();
                 self.handles.insert(name.to_owned(), handle);
@@ -558,7 +612,7 @@ impl Run {
                     Err(ashlardb::Error::KeyspaceDropped { .. })
                 ));
                 // What a snapshot saw of it is gone with it.
-                for (_, model, _) in &mut self.snapshots {
+                for (_, model, _, _) in &mut self.snapshots {
                     model.remove(&name);
                 }
             }
@@ -603,10 +657,12 @@ impl Run {
                     let own = writes.iter().any(|write| write.touches(&name, &key));
                     let want = self.model[&name].get(&key).and_then(|cell| cell.value(began));
                     let got = tx.get_in(&handle, &key).expect("get_in");
-                    assert_eq!(got.as_deref(), want.as_deref());
+                    assert_eq!(got.and_then(|got| shown(&name, &got)), want);
                     // What it wrote itself may be all that it has to look at.
                     reads.push((name, point(), !own));
                 }
+                // How far a range has walked depends on what the filter has removed by now.
+                4..=5 if name == "f" => {}
                 4..=5 => {
                     let (bounds, steps) = (self.narrow_bounds(), 1 + self.below(5) as usize);
                     let backward = self.below(2) == 0;
@@ -687,7 +743,7 @@ impl Run {
         let what = match self.below(4) {
             _ if of_range => What::DeleteRange(self.narrow_bounds()),
             0 => What::Delete,
-            1 => What::Merge(value, ttl),
+            1 if name != "f" => What::Merge(value, ttl),
             _ => What::Put(value, ttl),
         };
         Effect { name, key, what }
@@ -700,14 +756,17 @@ impl Run {
             let handle = &self.handles[name];
             let there = |(key, cell): (_, &Cell)| Some((key, cell.value(now)?));
             let model: Vec<(&Vec<u8>, Vec<u8>)> = model.iter().filter_map(there).collect();
-            let all: Vec<_> =
-                handle.get_range::<&[u8]>(..).map(|item| item.expect("an entry")).collect();
+            let entry = |item: ashlardb::Result<(Key, Value)>| {
+                let (key, value) = item.expect("an entry");
+                Some((key, shown(name, &value)?))
+            };
+            let all: Vec<_> = handle.get_range::<&[u8]>(..).filter_map(entry).collect();
             assert_eq!(all.len(), model.len());
             for ((key, value), want) in all.iter().zip(&model) {
                 assert_eq!((&key[..], &value[..]), (&want.0[..], &want.1[..]));
             }
-            let back: Vec<_> = handle.get_range::<&[u8]>(..).rev().map(|i| i.unwrap().0).collect();
-            assert!(back.iter().rev().eq(all.iter().map(|(key, _)| key)));
+            let back: Vec<_> = handle.get_range::<&[u8]>(..).rev().filter_map(entry).collect();
+            assert!(back.iter().rev().eq(&all));
         }
         let report = self.db().verify(&mut |_, _| {}).expect("verify");
         assert!(report.is_sound(), "{report:?}");

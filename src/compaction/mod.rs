@@ -35,7 +35,7 @@ pub(crate) use output::{
 };
 pub(crate) use shape::Space;
 pub(crate) use tiered::Tiered;
-pub(crate) use versions::Retention;
+pub(crate) use versions::{Filtering, Retention};
 
 use crate::slice::Key;
 use crate::sync::Arc;

@@ -118,8 +118,8 @@ pub(crate) struct Output {
     pub(crate) entries_in: u64,
     pub(crate) entries_out: u64,
     pub(crate) bytes_written: u64,
-    /// The first failure of the merge operator. What it was to merge was kept as it is.
-    pub(crate) merge_error: Option<Error>,
+    /// The first failure of merge operator or filter. What it was about was kept as it is.
+    pub(crate) failure: Option<Error>,
 }
 
 /// How many entries pass between two looks at whether to stop: so it is also how far a run is.
@@ -235,8 +235,8 @@ impl Sink for RunWriter<'_> {
         Ok(())
     }
 
-    fn merge_failed(&mut self, error: Error) {
-        self.output.merge_error.get_or_insert(error);
+    fn failed(&mut self, error: Error) {
+        self.output.failure.get_or_insert(error);
     }
 }
 

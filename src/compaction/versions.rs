@@ -18,12 +18,17 @@
 //!
 //! Where the operator is missing or fails, value and operands stay as they are. The operands of one key
 //! and stripe are in memory together until they are merged or combined; without an operator none is.
+//!
+//! What no snapshot sees, and so no reader but those to come, a compaction filter may change or remove: of a
+//! key at most one version, that in the last stripe.
+//!
 //! Plain values, owned by one job; one thread.
 
 use super::merge::LentEntry;
 use super::output::OlderData;
 use crate::deletes::RangeDeletes;
 use crate::error::{Error, Result};
+use crate::filter::{CompactionFilter, Verdict, judge};
 use crate::merge::{MergeOperator, combine, longest_result, merge};
 use crate::sync::Arc;
 use crate::types::{Kind, SeqNo, split_expiry};
@@ -42,6 +47,18 @@ pub(crate) struct Retention {
     pub(crate) expired_by: u64,
     /// How operands are merged, if that is known.
     pub(crate) operator: Option<Arc<dyn MergeOperator>>,
+    /// What looks at the values, if anything does.
+    pub(crate) filter: Option<Filtering>,
+}
+
+/// A filter, and what it may look at.
+#[derive(Clone)]
+pub(crate) struct Filtering {
+    pub(crate) filter: Arc<dyn CompactionFilter>,
+    /// The name of the keyspace.
+    pub(crate) keyspace: String,
+    /// The newest snapshot. Up to there everything stays as it is.
+    pub(crate) snapshot: Option<SeqNo>,
 }
 
 impl std::fmt::Debug for Retention {
@@ -52,15 +69,16 @@ impl std::fmt::Debug for Retention {
             .field("deletes", &self.deletes)
             .field("expired_by", &self.expired_by)
             .field("operator", &self.operator.as_ref().map(|operator| operator.name()))
+            .field("filters", &self.filter.is_some())
             .finish()
     }
 }
 
 impl Retention {
-    /// With nothing expired or deleted by ranges, and no operator.
+    /// With nothing expired or deleted by ranges, no operator and no filter.
     pub(crate) fn new(boundaries: Vec<SeqNo>, clears: Vec<SeqNo>) -> Self {
         let deletes = Arc::default();
-        Retention { boundaries, clears, deletes, expired_by: 0, operator: None }
+        Retention { boundaries, clears, deletes, expired_by: 0, operator: None, filter: None }
     }
 
     fn stripe(&self, seqno: SeqNo) -> usize {
@@ -80,8 +98,8 @@ impl Retention {
 pub(super) trait Sink {
     /// Takes a version: keys rise, and the numbers of one key's versions fall.
     fn write(&mut self, key: &[u8], seqno: SeqNo, kind: Kind, value: &[u8]) -> Result<()>;
-    /// Notes that the operator failed, and that something therefore stays as it is.
-    fn merge_failed(&mut self, error: Error);
+    /// Notes that operator or filter failed, and that something therefore stays as it is.
+    fn failed(&mut self, error: Error);
 }
 
 /// After so many operands of a key, those there are so far are combined.
@@ -128,12 +146,14 @@ pub(super) struct Versions<'a, 'o> {
     chain: Vec<Operand>,
     /// How many there may be before they are combined.
     limit: usize,
+    /// As long as it has not failed.
+    filter: Option<&'a Filtering>,
 }
 
 impl<'a, 'o> Versions<'a, 'o> {
     pub(super) fn new(retention: &'a Retention, older: OlderData<'o>) -> Self {
-        let (seen, chain) = (Seen::Nothing, Vec::new());
-        Versions { retention, older, seen, is_covered: false, chain, limit: MANY }
+        let (seen, chain, filter) = (Seen::Nothing, Vec::new(), retention.filter.as_ref());
+        Versions { retention, older, seen, is_covered: false, chain, limit: MANY, filter }
     }
 
     /// Takes the next version of `key`. All versions of a key come one after the other, keys rising.
@@ -208,9 +228,61 @@ impl<'a, 'o> Versions<'a, 'o> {
         Ok(())
     }
 
-    /// A put as it is. In the oldest stripe, with nothing older anywhere, it needs no number to be told
-    /// from an older one, or from what hides that.
+    /// A put, if the filter does not say otherwise.
+    #[inline]
     fn put(
+        &mut self,
+        key: &[u8],
+        stripe: usize,
+        seqno: SeqNo,
+        kind: Kind,
+        value: &[u8],
+        sink: &mut impl Sink,
+    ) -> Result<()> {
+        match self.filter {
+            None => self.put_as_it_is(key, stripe, seqno, kind, value, sink),
+            Some(filtering) => self.put_filtered(filtering, key, stripe, seqno, kind, value, sink),
+        }
+    }
+
+    #[cold]
+    #[allow(clippy::too_many_arguments)] // It is a part of `put`, kept out of its way.
+    fn put_filtered(
+        &mut self,
+        filtering: &Filtering,
+        key: &[u8],
+        stripe: usize,
+        seqno: SeqNo,
+        kind: Kind,
+        value: &[u8],
+        sink: &mut impl Sink,
+    ) -> Result<()> {
+        // What is newer than the last boundary, if anything is, may be seen by a snapshot that is being made.
+        let is_seen = filtering.snapshot.is_some_and(|snapshot| seqno <= snapshot)
+            || stripe >= self.retention.boundaries.len();
+        if is_seen {
+            return self.put_as_it_is(key, stripe, seqno, kind, value, sink);
+        }
+        let (expiry, proper) = split_expiry(kind, value);
+        match judge(&*filtering.filter, key, proper, value.len() - proper.len()) {
+            Ok(Verdict::Keep) => self.put_as_it_is(key, stripe, seqno, kind, value, sink),
+            Ok(Verdict::Remove) => self.remove(key, stripe, seqno, sink),
+            Ok(Verdict::Change(new)) => {
+                let new = with_expiry(kind, expiry, new);
+                self.put_as_it_is(key, stripe, seqno, kind, &new, sink)
+            }
+            Err(reason) => {
+                let keyspace = filtering.keyspace.clone();
+                sink.failed(Error::FilterFailed { keyspace, reason });
+                self.filter = None;
+                self.put_as_it_is(key, stripe, seqno, kind, value, sink)
+            }
+        }
+    }
+
+    /// A put. In the oldest stripe, with nothing older anywhere, it needs no number to be told from an
+    /// older one, or from what hides that.
+    fn put_as_it_is(
         &mut self,
         key: &[u8],
         stripe: usize,
@@ -275,7 +347,7 @@ impl<'a, 'o> Versions<'a, 'o> {
                 self.remove(key, stripe, seqno, sink)?;
                 return Ok(true);
             }
-            Some(Err(error)) => sink.merge_failed(error),
+            Some(Err(error)) => sink.failed(error),
             None => {}
         }
         self.combine(key, sink);
@@ -323,7 +395,7 @@ impl<'a, 'o> Versions<'a, 'o> {
                         }
                     }
                     Ok(None) => {}
-                    Err(error) => sink.merge_failed(error),
+                    Err(error) => sink.failed(error),
                 }
             }
             combined.append(&mut group);

@@ -3,8 +3,9 @@
 
 use super::merge::LentEntry;
 use super::output::OlderData;
-use super::versions::{Retention, Sink, Versions};
+use super::versions::{Filtering, Retention, Sink, Versions};
 use crate::error::{Error, Result};
+use crate::filter::Verdict;
 use crate::iter::{Fold, View};
 use crate::merge::{Append, MergeError, MergeFn, MergeOperator};
 use crate::sync::Arc;
@@ -28,7 +29,7 @@ impl Sink for Kept {
         Ok(())
     }
 
-    fn merge_failed(&mut self, _: Error) {
+    fn failed(&mut self, _: Error) {
         self.failures += 1;
     }
 }
@@ -154,11 +155,26 @@ fn every_reader_sees_what_it_saw() {
         if below(8) == 0 {
             retention.operator = None;
         }
+        // With a filter all those see what they saw who were there before.
+        let mut readers = &boundaries[..];
+        if below(4) == 0 {
+            let last_is_snapshot = below(2) == 0;
+            readers = if last_is_snapshot { readers } else { &readers[..readers.len() - 1] };
+            retention.filter = Some(Filtering {
+                filter: Arc::new(|_: &[u8], value: &[u8]| match value.first() {
+                    Some(1) => Verdict::Remove,
+                    Some(2) => Verdict::Change(vec![9]),
+                    _ => Verdict::Keep,
+                }),
+                keyspace: "ks".to_owned(),
+                snapshot: readers.last().copied(),
+            });
+        }
         let kept = kept(&versions, &retention, is_bottom);
         assert_eq!(kept.failures, 0);
         assert!(kept.versions.windows(2).all(|pair| pair[0].0 > pair[1].0), "{:?}", kept.versions);
         assert!(kept.versions.len() <= versions.len());
-        for snapshot in &boundaries {
+        for snapshot in readers {
             let floor = clears.iter().rev().copied().find(|clear| clear <= snapshot);
             // From now on: nobody looks back.
             for later in [0, 1, 19, 20, 40, 60, 80, 100] {
@@ -179,6 +195,41 @@ fn every_reader_sees_what_it_saw() {
         combined += u64::from(kept.versions.iter().filter(new).any(|v| v.1.is_merge()));
     }
     assert!(cfg!(miri) || fewer > SEEDS / 3 && merged > SEEDS / 10 && combined > SEEDS / 20);
+}
+
+#[test]
+fn a_filter_is_asked_about_the_newest_value_alone() {
+    let put = |n: u64| (n, Kind::Put, vec![n as u8]);
+    let versions = [put(9), put(8), put(5), put(4), put(2)];
+    let removing = |snapshots: &[u64], is_bottom: bool| {
+        let boundaries = snapshots.iter().copied().chain([9]).map(SeqNo).collect();
+        let mut retention = Retention::new(boundaries, Vec::new());
+        let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let filter = {
+            let asked = Arc::clone(&asked);
+            move |_: &[u8], value: &[u8]| {
+                asked.lock().unwrap().push(value[0]);
+                Verdict::Remove
+            }
+        };
+        let snapshot = snapshots.last().copied().map(SeqNo);
+        let keyspace = String::new();
+        retention.filter = Some(Filtering { filter: Arc::new(filter), keyspace, snapshot });
+        let kept = kept(&versions, &retention, is_bottom).versions;
+        let asked = asked.lock().unwrap().clone();
+        (asked, kept)
+    };
+    assert_eq!(removing(&[], true), (vec![9], vec![]));
+    let tombstone = (9, Kind::Delete, vec![]);
+    assert_eq!(removing(&[], false), (vec![9], vec![tombstone.clone()]));
+    let old = (0, Kind::Put, vec![2]);
+    assert_eq!(removing(&[2, 4], true), (vec![9], vec![tombstone, put(4), old.clone()]));
+    // One more than that was published before the look at the snapshots may be seen by a new one.
+    let mut retention = Retention::new(vec![SeqNo(4)], Vec::new());
+    let filter = Arc::new(|_: &[u8], _: &[u8]| Verdict::Remove);
+    retention.filter = Some(Filtering { filter, keyspace: String::new(), snapshot: None });
+    let kept = kept(&[put(5), put(4)], &retention, true).versions;
+    assert_eq!(kept, [put(5)]);
 }
 
 #[test]
@@ -250,7 +301,7 @@ impl Sink for Lengths {
         Ok(())
     }
 
-    fn merge_failed(&mut self, _: Error) {
+    fn failed(&mut self, _: Error) {
         self.1 += 1;
     }
 }

@@ -23,15 +23,16 @@
 //! event: the end of a flush. A level that cannot be compacted because of damage does not count.
 
 use super::event::{CompactionReason, Event};
-use super::observe::{Made, may_move};
+use super::observe::Made;
 use super::spent::range_deletes_of;
 use super::{Background, Committer, Inner, MemSlot, ReadState};
 use crate::compaction::{
-    Action, Busy, CHECK_EVERY, InputMerge, Job, Mood, OlderData, Output, OutputRun, OutputSpec,
-    Retention, Situation, remove_segments, write_run,
+    Action, Busy, CHECK_EVERY, Filtering, InputMerge, Job, Mood, OlderData, Output, OutputRun,
+    OutputSpec, Retention, Situation, remove_segments, write_run,
 };
 use crate::deletes::RangeDeletes;
 use crate::error::{Error, Result};
+use crate::filter::CompactionFilter;
 use crate::flush::{FlushPart, flush_memtable};
 use crate::hash::key_hash;
 use crate::keymap::MapEdit;
@@ -206,7 +207,8 @@ impl Inner {
             }
             let operator = self.operator_of(keyspace);
             let spec = self.output_spec(tree, 0, applied, &deletes);
-            let retention = Retention { boundaries, clears, deletes, expired_by, operator };
+            let filter = None;
+            let retention = Retention { boundaries, clears, deletes, expired_by, operator, filter };
             let is_absent = Box::new(|key: &[u8]| self.is_absent(tree, key, &[]));
             Some(FlushPart { tree, retention, spec, is_absent })
         };
@@ -221,7 +223,7 @@ impl Inner {
         // Before the memtable goes, or it would count twice.
         passed.store(0, Ordering::Relaxed);
         let outputs = outputs?;
-        for error in outputs.iter().filter_map(|output| output.merge_error.as_ref()) {
+        for error in outputs.iter().filter_map(|output| output.failure.as_ref()) {
             // What it was to merge is there as it was written; whoever reads it gets the error.
             tracing::error!(%error, "a flush leaves operands unmerged");
         }
@@ -254,6 +256,16 @@ impl Inner {
     pub(super) fn operator_of(&self, keyspace: KeyspaceId) -> Option<Arc<dyn MergeOperator>> {
         let keyspaces = self.keyspaces.lock();
         keyspaces.values().find(|core| core.id == keyspace)?.shared_operator()
+    }
+
+    /// The compaction filter of a keyspace, if it was given, and the keyspace's name.
+    pub(super) fn filter_of(
+        &self,
+        keyspace: KeyspaceId,
+    ) -> Option<(Arc<dyn CompactionFilter>, String)> {
+        let keyspaces = self.keyspaces.lock();
+        let core = keyspaces.values().find(|core| core.id == keyspace)?;
+        core.filter().zip(Some(core.name.clone()))
     }
 
     /// For the committer only, under its lock.
@@ -393,8 +405,8 @@ impl Inner {
     }
 
     /// Runs a job whose segments are marked busy, and unmarks them. `share` hears now and then, with
-    /// nothing held, which share of it is done. Gives what a merge operator failed with: the job is done
-    /// all the same.
+    /// nothing held, which share of it is done. Gives what a merge operator or a filter failed with: the
+    /// job is done all the same.
     pub(super) fn run_claimed(
         &self,
         job: &Job,
@@ -406,11 +418,11 @@ impl Inner {
         background.compacting -= 1;
         background.busy.release(job);
         match &outcome {
-            Ok(unmerged) => {
-                if let Some(error) = unmerged {
-                    tracing::error!(%error, "a compaction leaves operands unmerged");
+            Ok(failure) => {
+                if let Some(error) = failure {
+                    tracing::error!(%error, "a compaction leaves values as they were");
                 }
-                background.compaction_error.clone_from(unmerged);
+                background.compaction_error.clone_from(failure);
             }
             Err(Error::Closed) => {}
             Err(error) => {
@@ -448,7 +460,7 @@ impl Inner {
             self.install(removed, Vec::new(), job.output, None)?;
             return Ok(Made::default());
         }
-        if job.action == Action::Move && may_move(job) {
+        if job.action == Action::Move && self.may_move(job) {
             let moved = |s: &Arc<Segment>| {
                 Arc::new(SegmentMeta { level: job.output_level, ..SegmentMeta::clone(&s.meta) })
             };
@@ -458,12 +470,20 @@ impl Inner {
             self.install(removed, metas, job.output, None)?;
             return Ok(Made { outputs, ..Made::default() });
         }
+        let filter = self.filter_of(tree.id);
+        // Before the look at the snapshots, and until readers see what came of the job.
+        let _filtering = filter.as_ref().map(|_| self.snapshots.filtering());
         let (boundaries, expired_by) = self.boundaries();
         let applied = state.version.flushed.min(boundaries[0]);
         let (clears, deletes) = (tree.clears.clone(), Arc::clone(&tree.deletes));
         let operator = self.operator_of(tree.id);
         let mut spec = self.output_spec(tree, job.output_level, applied, &deletes);
-        let retention = Retention { boundaries, clears, deletes, expired_by, operator };
+        let filter = filter.map(|(filter, keyspace)| Filtering {
+            filter,
+            keyspace,
+            snapshot: self.snapshots.newest(),
+        });
+        let retention = Retention { boundaries, clears, deletes, expired_by, operator, filter };
         let mut merge = InputMerge::new(job.inputs.clone());
         let is_absent = |key: &[u8]| self.is_absent(tree, key, &removed);
         let older = older_than(tree, &removed).unless(&is_absent);
@@ -485,13 +505,13 @@ impl Inner {
             &stop,
         )?;
         drop(merge);
-        let Output { segments, bytes_written, entries_in, entries_out, merge_error } = output;
+        let Output { segments, bytes_written, entries_in, entries_out, failure } = output;
         let outputs = Made::ids(&segments);
         self.install(removed, segments, job.output, None)?;
         self.counters.compactions.fetch_add(1, Ordering::Relaxed);
         self.counters.compacted_bytes.fetch_add(bytes_written, Ordering::Relaxed);
-        // The job is done: what could not be merged is there as it was.
-        Ok(Made { outputs, bytes_written, entries_in, entries_out, unmerged: merge_error })
+        // The job is done: what could not be merged or filtered is there as it was.
+        Ok(Made { outputs, bytes_written, entries_in, entries_out, failure })
     }
 
     /// Commits what a job made: one manifest edit, then the new version, then the old files go.

@@ -155,13 +155,13 @@ impl Inner {
             }
             let (clears, operator) = (tree.clears.clone(), self.operator_of(id));
             let spec = self.output_spec(tree, 0, last, &deletes);
-            let retention =
-                Retention { boundaries: vec![last], clears, deletes, expired_by, operator };
+            let (boundaries, filter) = (vec![last], None);
+            let retention = Retention { boundaries, clears, deletes, expired_by, operator, filter };
             let older = OlderData::new(tree.runs().map(|run| run.segments.clone()));
             let next_id = || self.ids.next_segment();
             let stop = || self.stopping();
             let output = write_run(home, &mut entries, &retention, older, &spec, &next_id, &stop)?;
-            if let Some(error) = output.merge_error {
+            if let Some(error) = output.failure {
                 // Operands are copied as they are; whoever reads them gets the error.
                 tracing::error!(%error, "a copy leaves operands unmerged");
             }

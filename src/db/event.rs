@@ -102,7 +102,7 @@ pub enum Event {
         duration: Duration,
         /// Why it failed, if it did: then nothing was replaced. [`Error::Closed`] if the database
         /// was closed meanwhile. With [`Error::MergeFailed`] the job is done, and operands that a merge
-        /// operator failed on stay as they are.
+        /// operator failed on stay as they are; with [`Error::FilterFailed`], values that were to be filtered.
         error: Option<Error>,
     },
     /// A write was held back because background work is behind. Told when the wait is over.

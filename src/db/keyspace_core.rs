@@ -1,6 +1,7 @@
 //! What the handles to one keyspace have in common.
 
 use crate::error::{Error, Result};
+use crate::filter::CompactionFilter;
 use crate::merge::MergeOperator;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock};
@@ -20,6 +21,10 @@ pub(crate) struct KeyspaceCore {
     settings: Mutex<KeyspaceSettings>,
     /// Its merge operator, from when it was first given; then no other.
     operator: OnceLock<Arc<dyn MergeOperator>>,
+    /// Its compaction filter, the last one given.
+    filter: Mutex<Option<Arc<dyn CompactionFilter>>>,
+    /// Whether it was given one.
+    is_filtered: AtomicBool,
     /// The time to live of the settings.
     default_ttl_ms: AtomicU64,
 }
@@ -45,6 +50,8 @@ impl KeyspaceCore {
             database,
             dropped: AtomicBool::new(false),
             operator: OnceLock::new(),
+            filter: Mutex::new(None),
+            is_filtered: AtomicBool::new(false),
             default_ttl_ms: AtomicU64::new(settings.default_ttl_ms),
             settings: Mutex::new(settings),
         })
@@ -73,6 +80,24 @@ impl KeyspaceCore {
         if let Some(operator) = operator {
             self.operator.get_or_init(|| operator);
         }
+    }
+
+    /// Its compaction filter, if it was given.
+    pub(crate) fn filter(&self) -> Option<Arc<dyn CompactionFilter>> {
+        self.filter.lock().clone()
+    }
+
+    /// Gives it a compaction filter, in the place of another.
+    pub(crate) fn give_filter(&self, filter: &Arc<dyn CompactionFilter>) {
+        // Before any job can use it, and so before there is a snapshot that it concerns.
+        self.is_filtered.store(true, Ordering::SeqCst);
+        *self.filter.lock() = Some(Arc::clone(filter));
+    }
+
+    /// Whether it was given a compaction filter since the database was opened.
+    #[inline]
+    pub(crate) fn is_filtered(&self) -> bool {
+        self.is_filtered.load(Ordering::SeqCst)
     }
 
     /// An error for what its operator has to do with.

@@ -1,11 +1,12 @@
 //! What a keyspace is opened with.
 //!
-//! Unlike the options of a database these are part of the data: the manifest keeps them, because what is
-//! written with them means nothing without. Plain values. Called by opening a database or a keyspace.
+//! Unlike the options of a database these are part of the data, all but the compaction filter: the manifest
+//! keeps them, because what is written with them means nothing without. Plain values. Called by opening a database or a keyspace.
 
 use super::batch::ttl_ms;
 use super::keyspace_core::KeyspaceCore;
 use crate::error::{Error, Result};
+use crate::filter::CompactionFilter;
 use crate::merge::{MergeOperator, ready_made};
 use crate::sync::Arc;
 use crate::version::KeyspaceSettings;
@@ -19,6 +20,7 @@ const MAX_OPERATOR_NAME: usize = 255;
 #[must_use]
 pub struct KeyspaceOptions {
     merge_operator: Option<Arc<dyn MergeOperator>>,
+    compaction_filter: Option<Arc<dyn CompactionFilter>>,
     default_ttl: UsualTtl,
 }
 
@@ -35,6 +37,7 @@ impl std::fmt::Debug for KeyspaceOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KeyspaceOptions")
             .field("merge_operator", &self.merge_operator.as_ref().map(|operator| operator.name()))
+            .field("compaction_filter", &self.compaction_filter.is_some())
             .field("default_ttl", &self.default_ttl)
             .finish()
     }
@@ -50,6 +53,13 @@ impl KeyspaceOptions {
     /// it was opened with it. A keyspace without one can be given one; it can never be given another.
     pub fn merge_operator(mut self, operator: impl MergeOperator + 'static) -> Self {
         self.merge_operator = Some(Arc::new(operator));
+        self
+    }
+
+    /// What compactions of this keyspace ask about values from now on, until it is opened with another one or the
+    /// database is closed. Not kept: see [`CompactionFilter`].
+    pub fn compaction_filter(mut self, filter: impl CompactionFilter + 'static) -> Self {
+        self.compaction_filter = Some(Arc::new(filter));
         self
     }
 
@@ -97,7 +107,9 @@ impl KeyspaceOptions {
 
     /// Whether a keyspace is to stay as it is.
     pub(super) fn changes_nothing(&self) -> bool {
-        self.merge_operator.is_none() && matches!(self.default_ttl, UsualTtl::AsItIs)
+        self.merge_operator.is_none()
+            && self.compaction_filter.is_none()
+            && matches!(self.default_ttl, UsualTtl::AsItIs)
     }
 
     /// The operator that a keyspace with these settings is to have, if any: one that is open may have it
@@ -122,6 +134,14 @@ impl KeyspaceOptions {
                 keyspace: keyspace.to_owned(),
                 reason: format!("open it with its merge operator, {name:?}"),
             }),
+        }
+    }
+
+    /// Gives a keyspace its operator, if any, and the filter, if there is one here.
+    pub(super) fn equip(&self, core: &KeyspaceCore, operator: Option<Arc<dyn MergeOperator>>) {
+        core.give_operator(operator);
+        if let Some(filter) = &self.compaction_filter {
+            core.give_filter(filter);
         }
     }
 }

@@ -9,7 +9,7 @@ use super::observe::{Compacting, Task};
 use super::options::Background;
 use super::{DEFAULT_ID, Inner, MemSlot, ReadState};
 use crate::compaction::{Busy, Job, KeyRange, Mood, Situation};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hash::keyspace_seed;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -55,7 +55,7 @@ impl Inner {
             && as_it_is(&core)?
         {
             let operator = options.operator(Some(&core), name, &core.settings(), ready_made)?;
-            core.give_operator(operator);
+            options.equip(&core, operator);
             return Ok(core);
         }
         let mut writer = self.writer.lock();
@@ -66,7 +66,7 @@ impl Inner {
         // Before anything is written: who is refused has changed nothing.
         let operator = options.operator(known.as_deref(), name, &settings, ready_made)?;
         if let Some(core) = known.as_ref().filter(|_| settings == now) {
-            core.give_operator(operator);
+            options.equip(&core, operator);
             return Ok(Arc::clone(core));
         }
         // What the user saw before must not be lost while the keyspace stays.
@@ -90,7 +90,7 @@ impl Inner {
         }
         self.commit_edit(&mut committer, Edit { changes })?;
         // Not before the manifest has its name; and first, so that who finds the name finds the operator.
-        core.give_operator(operator);
+        options.equip(&core, operator);
         core.set_settings(settings);
         self.publish_version(&Version::build(&committer.state, &committer.live));
         self.witness(&mut writer);
@@ -313,9 +313,9 @@ impl Inner {
                     return Ok(());
                 }
             }
-            // What a merge operator failed with fails no work.
+            // What a merge operator or a filter failed with fails no work.
             let failed = background.compaction_error.as_ref();
-            let failed = failed.filter(|error| !matches!(error, Error::MergeFailed { .. }));
+            let failed = failed.filter(|error| error.kind() != ErrorKind::UserCode);
             if let Some(error) = background.flush_error.as_ref().or(failed) {
                 return Err(error.clone());
             }
@@ -334,6 +334,7 @@ impl Inner {
         core.check_live()?;
         self.flush()?;
         let range = self.range_until_now(first, last);
+        let unfiltered = SegmentId(self.ids.segment.load(Ordering::Relaxed));
         let pick = |tree: &Tree, now: &Situation<'_>| self.strategy.pick_range(tree, &range, now);
         let total = {
             let state = self.state.load();
@@ -341,14 +342,14 @@ impl Inner {
             segments.filter(|s| range.concerns(s)).map(|s| s.meta.file_len).sum()
         };
         let compacting = Compacting::new(self, total);
-        // What an operator fails on keeps nothing else from being compacted.
-        let mut unmerged = None;
-        while self.run_when_free(core.id, &pick, &compacting, &mut unmerged)? {}
+        // What an operator or a filter fails on keeps nothing else from being compacted.
+        let mut failure = None;
+        while self.run_when_free(core.id, &pick, &compacting, &mut failure)? {}
         if self.options.merges() {
-            self.clean_in_place(core.id, first, last, &compacting, &mut unmerged)?;
+            self.clean_in_place(core.id, first, last, unfiltered, &compacting, &mut failure)?;
         }
         compacting.end();
-        unmerged.map_or(Ok(()), Err)
+        failure.map_or(Ok(()), Err)
     }
 
     /// Keys for a manual compaction of what is there now.
@@ -364,13 +365,15 @@ impl Inner {
 
     /// Rewrites the segments below level 0 that carry tombstones or old versions, each in its run:
     /// they came there while a snapshot needed those, and nothing will come down on them by itself.
+    /// If there is a filter, also those with ids before `unfiltered`.
     fn clean_in_place(
         &self,
         keyspace: KeyspaceId,
         first: Option<&[u8]>,
         last: Option<&[u8]>,
+        unfiltered: SegmentId,
         compacting: &Compacting<'_>,
-        unmerged: &mut Option<Error>,
+        failure: &mut Option<Error>,
     ) -> Result<()> {
         let in_range = |s: &Arc<Segment>| {
             first.is_none_or(|first| *first <= s.meta.last_key[..])
@@ -378,8 +381,10 @@ impl Inner {
         };
         let state = self.state.load_full();
         let Some(tree) = state.version.trees.get(&keyspace) else { return Ok(()) };
+        let filters = self.filter_of(keyspace).is_some();
         let stale = |s: &Arc<Segment>| {
-            s.meta.tombstones > 0
+            filters && s.meta.id < unfiltered
+                || s.meta.tombstones > 0
                 || s.has_operands()
                 || self.holds_hidden(tree, s)
                 || s.holds_versions()
@@ -393,19 +398,19 @@ impl Inner {
                 let job = Job::rewrite(segment);
                 (segment.meta.level > 0 && now.busy.admits(&job)).then_some(job)
             };
-            self.run_when_free(keyspace, &pick, compacting, unmerged)?;
+            self.run_when_free(keyspace, &pick, compacting, failure)?;
         }
         Ok(())
     }
 
     /// Runs the job that `pick` gives, once no other job has any of its segments. `false` if it
-    /// gives none. The first failure of a merge operator goes to `unmerged`.
+    /// gives none. The first failure of a merge operator or a filter goes to `failure`.
     fn run_when_free(
         &self,
         keyspace: KeyspaceId,
         pick: &dyn Fn(&Tree, &Situation<'_>) -> Option<Job>,
         compacting: &Compacting<'_>,
-        unmerged: &mut Option<Error>,
+        failure: &mut Option<Error>,
     ) -> Result<bool> {
         loop {
             self.check_writable()?;
@@ -432,7 +437,7 @@ impl Inner {
                 let share = |share| compacting.within(bytes, share);
                 let failed = self.run_claimed(&job, CompactionReason::Asked, &share)?;
                 compacting.add(bytes);
-                *unmerged = unmerged.take().or(failed);
+                *failure = failure.take().or(failed);
                 return Ok(true);
             }
             drop(state);

@@ -281,7 +281,7 @@ pub(crate) struct Inner {
     manifest_edit: AtomicU64,
     /// The newest sequence number that readers see.
     visible: AtomicU64,
-    snapshots: SnapshotList,
+    snapshots: SnapshotList<ReadState>,
     /// Of exclusive transactions.
     turns: Turns,
     keyspaces: Mutex<HashMap<String, Arc<KeyspaceCore>>>,
@@ -369,7 +369,9 @@ impl Inner {
     }
 
     fn register_snapshot(&self) -> Moment {
-        self.snapshots.register(&self.visible, || self.home.env.clock.unix_ms())
+        let moment = self.snapshots.register(&self.visible, || self.home.env.clock.unix_ms());
+        self.snapshots.hold(moment, || self.state.load_full());
+        moment
     }
 
     fn release_snapshot(&self, moment: Moment) {
@@ -702,6 +704,8 @@ mod tests;
 
 #[cfg(test)]
 mod delete_range_tests;
+#[cfg(test)]
+mod filter_tests;
 #[cfg(test)]
 mod found_tests;
 #[cfg(test)]

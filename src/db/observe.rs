@@ -64,8 +64,8 @@ pub(super) struct Made {
     pub(super) bytes_written: u64,
     pub(super) entries_in: u64,
     pub(super) entries_out: u64,
-    /// What a merge operator failed with, so that operands were left as they are.
-    pub(super) unmerged: Option<Error>,
+    /// What a merge operator or a filter failed with, so that something was left as it is.
+    pub(super) failure: Option<Error>,
 }
 
 impl Made {
@@ -236,7 +236,7 @@ impl Inner {
         error.map_or(Ok(()), Err)
     }
 
-    /// Runs a compaction and has it told. Gives what a merge operator failed with.
+    /// Runs a compaction and has it told. Gives what a merge operator or a filter failed with.
     pub(super) fn observe_job(
         &self,
         job: &Job,
@@ -244,7 +244,7 @@ impl Inner {
         run: impl FnOnce() -> Result<Made>,
     ) -> Result<Option<Error>> {
         let action = match job.action {
-            Action::Move if may_move(job) => CompactionAction::Move,
+            Action::Move if self.may_move(job) => CompactionAction::Move,
             Action::Move | Action::Merge => CompactionAction::Merge,
             Action::Drop => CompactionAction::Drop,
         };
@@ -316,7 +316,7 @@ impl Inner {
         if error.is_none() && action == CompactionAction::Merge {
             self.counters.compaction_times.record_time(duration);
         }
-        let told = error.clone().or_else(|| made.unmerged.clone());
+        let told = error.clone().or_else(|| made.failure.clone());
         begun.end(|| Event::CompactionEnd {
             compaction: info,
             outputs: made.outputs,
@@ -326,14 +326,15 @@ impl Inner {
             duration,
             error: told,
         });
-        error.map_or(Ok(made.unmerged), Err)
+        error.map_or(Ok(made.failure), Err)
     }
-}
 
-/// Whether a job that is to move its segments does so: a tombstone that has reached the bottom should
-/// go, not move.
-pub(super) fn may_move(job: &Job) -> bool {
-    job.segments().all(|s| s.meta.tombstones == 0 && !s.has_operands())
+    /// Whether a job that is to move its segments does so: a tombstone that has reached the bottom should
+    /// go, not move; operands should be merged, and values filtered.
+    pub(super) fn may_move(&self, job: &Job) -> bool {
+        self.filter_of(job.keyspace).is_none()
+            && job.segments().all(|s| s.meta.tombstones == 0 && !s.has_operands())
+    }
 }
 
 fn parts(outcome: Result<Made>) -> (Made, Option<Error>) {

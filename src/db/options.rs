@@ -14,6 +14,7 @@ use super::{DatabaseReport, Db, ReadOnlyDb, RepairReport};
 use crate::compaction::{ALPHA_BUSY, ALPHA_CALM, Fifo, LazyLeveling, Leveled, Strategy, Tiered};
 use crate::compression::Compression;
 use crate::error::{Error, Result};
+use crate::filter::CompactionFilter;
 use crate::keymap::MapOptions;
 use crate::merge::MergeOperator;
 use crate::sync::{Arc, STRIPES};
@@ -379,6 +380,13 @@ impl Builder {
     /// opened with one, it needs that each time.
     pub fn merge_operator(mut self, operator: impl MergeOperator + 'static) -> Self {
         self.options.keyspace = self.options.keyspace.merge_operator(operator);
+        self
+    }
+
+    /// What compactions of the default keyspace ask about values; of other keyspaces see
+    /// [`Db::keyspace_with`]. Not kept: see [`CompactionFilter`].
+    pub fn compaction_filter(mut self, filter: impl CompactionFilter + 'static) -> Self {
+        self.options.keyspace = self.options.keyspace.compaction_filter(filter);
         self
     }
 

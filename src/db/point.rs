@@ -237,6 +237,12 @@ impl ReadFrom<'_> {
             // No such key can have been written.
             return Ok(None);
         }
+        if wanted.registered.is_some() && self.core.is_filtered() {
+            let at_moment = ReadFrom { snapshot: wanted.registered, ..*self };
+            if at_moment.own_state().is_some() {
+                return Ok(at_moment.alone(wanted.key)?.map(|value| take(Lent::whole(&value))));
+            }
+        }
         self.inner.keymap.prefetch(wanted.hash);
         let mut tally = ReadStats { gets: 1, ..ReadStats::default() };
         let mut take = Some(take);
@@ -291,6 +297,13 @@ impl ReadFrom<'_> {
         };
         self.inner.reads.add(tally.counters());
         outcome
+    }
+
+    /// The value of a key at a snapshot that is not read from the newest state.
+    #[cold]
+    fn alone(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        let (state, view) = self.stable_view()?;
+        fold(self.core, &state, self.tree(&state)?, &view, key)
     }
 
     /// What the versions of a key come to, looked up again from the start in the same state.

@@ -43,7 +43,7 @@ struct Store {
     state_change: Mutex<()>,
     state: ArcSwap<ReadState>,
     map: RwLock<Option<u64>>,
-    snapshots: SnapshotList,
+    snapshots: SnapshotList<ReadState>,
 }
 
 impl Store {
@@ -142,7 +142,7 @@ impl Store {
         }
         let seqno = self.visible.load(Ordering::Acquire);
         let moment = Moment { seqno: SeqNo(seqno), now_ms: 0 };
-        self.snapshots.held.lock().insert(moment, 1);
+        self.snapshots.held.lock().insert(moment, Held { count: 1, state: None });
         seqno
     }
 }
@@ -197,6 +197,46 @@ fn snapshots() {
         store.snapshots.release(Moment { seqno: SeqNo(snapshot), now_ms: 0 });
         assert_eq!(store.snapshots.len(), 0);
     });
+}
+
+/// A job that filters, unless a snapshot sees what it would change, and a snapshot that is made meanwhile.
+/// There are two states: what is read is 1 in the first, and 2 in the second.
+fn filters() {
+    let list = Arc::new(SnapshotList::<u64>::default());
+    let (visible, state) = (Arc::new(AtomicU64::new(1)), Arc::new(ArcSwap::from_pointee(1)));
+    let job = thread::spawn({
+        let (list, visible, state) = (Arc::clone(&list), Arc::clone(&visible), Arc::clone(&state));
+        move || {
+            let says_so_late = makes(Mistake::OfTheModel);
+            let early = (!says_so_late).then(|| list.filtering());
+            let (boundaries, _) = list.boundaries(&visible, || 0);
+            assert_eq!(boundaries, [SeqNo(1)]);
+            let is_seen = list.newest().is_some();
+            let late = says_so_late.then(|| list.filtering());
+            if !is_seen {
+                state.store(Arc::new(2));
+            }
+            drop((early, late));
+        }
+    });
+    let moment = list.register(&visible, || 0);
+    list.hold(moment, || state.load_full());
+    let read = || *list.state(moment).unwrap_or_else(|| state.load_full());
+    assert_eq!(read(), read(), "of a snapshot");
+    list.release(moment);
+    assert_eq!((list.len(), list.state(moment)), (0, None));
+    job.join().unwrap();
+}
+
+#[test]
+fn loom_a_snapshot_sees_one_thing_beside_a_filter() {
+    explore("publish: a snapshot beside a compaction that filters", None, filters);
+}
+
+#[test]
+#[should_panic(expected = "of a snapshot")]
+fn loom_finds_that_a_job_says_too_late_that_it_filters() {
+    explore("", Some(Mistake::OfTheModel), filters);
 }
 
 #[test]

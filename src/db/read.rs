@@ -59,7 +59,13 @@ impl ReadFrom<'_> {
     ///
     /// A clear is in the state before its number is published. If the state is still the same once
     /// the number was read, no clear up to that number is missing from it: so none is seen in part.
-    fn stable_view(&self) -> Result<(Arc<ReadState>, View)> {
+    pub(super) fn stable_view(&self) -> Result<(Arc<ReadState>, View)> {
+        if let Some(state) = self.own_state()
+            && let Ok(tree) = self.tree(&state)
+        {
+            let view = self.view(&state, tree);
+            return Ok((state, view));
+        }
         loop {
             let state = self.inner.state.load_full();
             let view = self.view(&state, self.tree(&state)?);
@@ -67,6 +73,13 @@ impl ReadFrom<'_> {
                 return Ok((state, view));
             }
         }
+    }
+
+    /// The state that the snapshot is to be read from, if not from the newest.
+    #[inline]
+    pub(super) fn own_state(&self) -> Option<Arc<ReadState>> {
+        let moment = self.snapshot.filter(|_| self.core.is_filtered())?;
+        self.inner.snapshots.state(moment)
     }
 
     pub(super) fn range(
