@@ -11,7 +11,7 @@
 //! that forgets a delete must be told from one that does not.
 
 use crate::driver::{Row, Violation, panic_text};
-use crate::same_ops::{Effect, Expected, K, NAMES, Op, Read, answers, operations};
+use crate::same_ops::{Effect, Expected, FILTERED, K, NAMES, Op, Read, answers, judge, operations};
 use crate::workload::{DIR, LIFE, Rng, pass_ages, reduce};
 use ashlardb::vfs::{Env, Failure, SimVfs};
 use ashlardb::{
@@ -465,7 +465,10 @@ impl<'a> Run<'a> {
 }
 
 fn open_space(db: &Db, space: u8) -> Result<Keyspace> {
-    let options = KeyspaceOptions::new().merge_operator(merge::SetUnion);
+    let mut options = KeyspaceOptions::new().merge_operator(merge::SetUnion);
+    if space == FILTERED {
+        options = options.compaction_filter(judge);
+    }
     db.keyspace_with(NAMES[usize::from(space)], &options)
 }
 

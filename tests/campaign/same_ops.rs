@@ -2,6 +2,7 @@
 
 use crate::same::Reads;
 use crate::workload::Rng;
+use ashlardb::filter::Verdict;
 use ashlardb::{DEFAULT_KEYSPACE, Result};
 use std::collections::btree_map::Range;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +11,21 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 pub const NAMES: [&str; 3] = [DEFAULT_KEYSPACE, "second", "third"];
+
+/// The keyspace in which compactions filter.
+pub const FILTERED: u8 = 2;
+
+/// The element that the compaction filter adds to sets, as it is written: above all others.
+const MARK: [u8; 10] = [6, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+
+/// The compaction filter: adds an element to most sets. No answer tells whether it did so yet.
+pub fn judge(key: &[u8], value: &[u8]) -> Verdict {
+    if key.len() % 4 == 0 || value.ends_with(&MARK) {
+        Verdict::Keep
+    } else {
+        Verdict::Change([value, &MARK].concat())
+    }
+}
 
 /// How many keys there are.
 const KEYS: u64 = 2500;
@@ -205,6 +221,7 @@ type Note<'a> = dyn FnMut(&[u8], Option<&[u8]>) + 'a;
 fn hashed(each: impl FnOnce(&mut Note<'_>) -> Result<()>) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
     each(&mut |key, value| {
+        let value = value.map(|value| value.strip_suffix(&MARK).unwrap_or(value));
         hasher.write_usize(key.len());
         hasher.write(key);
         hasher.write_usize(value.map_or(usize::MAX, <[u8]>::len));

@@ -4,6 +4,7 @@
 //! file system in memory also what the database does. A [`History`] knows each state that the
 //! database went through and how much of that is durable; a [`Runner`] keeps it while it works.
 
+use ashlardb::filter::Verdict;
 use ashlardb::vfs::{Entropy, Env, SeededEntropy};
 use ashlardb::{
     Background, Builder, Compaction, Compression, DEFAULT_KEYSPACE, Db, Durability, Error,
@@ -22,7 +23,7 @@ const KEYS: u8 = 24;
 
 const NAMES: [&str; 3] = [DEFAULT_KEYSPACE, "k1", "k2"];
 
-/// The keyspace without a merge operator, in which everything expires.
+/// The keyspace without a merge operator, in which everything expires, and compactions filter.
 const FLEETING: u8 = 2;
 
 /// How long lives what expires. What stalls and retries take is nothing against it.
@@ -126,6 +127,11 @@ impl Change {
             }]
         };
         match self.effect {
+            Effect::Put(id, _) | Effect::PutForATime(id, _)
+                if self.keyspace == FLEETING && is_unwanted(id) =>
+            {
+                contents.remove(&key);
+            }
             Effect::Put(id, len) => drop(contents.insert(key, Value(piece(id, len, false)))),
             Effect::PutForATime(id, len) => drop(contents.insert(key, Value(piece(id, len, true)))),
             Effect::Merge(id, len) => {
@@ -284,7 +290,32 @@ fn value_bytes(id: u32, len: u16) -> Arc<[u8]> {
     id.to_le_bytes().into_iter().chain(tail).collect()
 }
 
-/// What is in the keyspaces that there are.
+/// Whether the compaction filter removes such a value.
+fn is_unwanted(id: u32) -> bool {
+    id % 5 == 0
+}
+
+/// Whether the compaction filter writes something behind such a value.
+fn is_marked(id: u32) -> bool {
+    id % 5 == 1
+}
+
+/// What the compaction filter writes behind values: longer than what they end with by chance.
+const MARK: &[u8] = b"seen by the filter";
+
+/// The compaction filter of the keyspace [`FLEETING`].
+fn judge(_: &[u8], value: &[u8]) -> Verdict {
+    let id = value.first_chunk().map_or(2, |id| u32::from_le_bytes(*id));
+    if is_unwanted(id) {
+        Verdict::Remove
+    } else if is_marked(id) && !value.ends_with(MARK) {
+        Verdict::Change([value, MARK].concat())
+    } else {
+        Verdict::Keep
+    }
+}
+
+/// What is in the keyspaces that there are, and no filter has removed or yet will.
 pub type State = BTreeMap<u8, BTreeMap<Vec<u8>, Value>>;
 
 /// A value, as what was put and merged one behind the other. Equal if the bytes are: these tell
@@ -299,9 +330,19 @@ struct Piece {
 }
 
 impl Value {
-    /// What was read.
-    fn read(bytes: &[u8]) -> Value {
-        Value(vec![Piece { bytes: bytes.into(), expires: false }])
+    /// What was read in a keyspace, if the filter lets it stay; without what that has written behind it.
+    fn read(space: u8, bytes: &[u8]) -> Option<Value> {
+        let mut bytes = bytes;
+        if space == FLEETING {
+            let id = bytes.first_chunk().map_or(2, |id| u32::from_le_bytes(*id));
+            if is_unwanted(id) {
+                return None;
+            }
+            if is_marked(id) {
+                bytes = bytes.strip_suffix(MARK).unwrap_or(bytes);
+            }
+        }
+        Some(Value(vec![Piece { bytes: bytes.into(), expires: false }]))
     }
 
     fn bytes(&self) -> impl Iterator<Item = &u8> {
@@ -622,10 +663,10 @@ impl Runner {
                     let Some(handle) = self.handles.get(&change.keyspace) else { continue };
                     let key = key_bytes(change.key);
                     let contents = next.entry(change.keyspace).or_default();
-                    check_own(&transaction, handle, &key, contents)?;
+                    check_own(&transaction, change.keyspace, handle, &key, contents)?;
                     change.add_to_transaction(&transaction, handle)?;
                     change.apply_to(contents);
-                    check_own(&transaction, handle, &key, contents)?;
+                    check_own(&transaction, change.keyspace, handle, &key, contents)?;
                 }
                 begin(next);
                 let durability = if *sync { Durability::Sync } else { Durability::Buffered };
@@ -739,7 +780,7 @@ impl Runner {
             let mut found = BTreeMap::new();
             for entry in snapshot.of(handle)?.get_range::<&[u8]>(..) {
                 let (key, value) = entry?;
-                found.insert(key.to_vec(), Value::read(&value));
+                found.extend(Value::read(*space, &value).map(|value| (key.to_vec(), value)));
             }
             if found != *contents {
                 return Err(Trouble::Wrong(format!("a snapshot of keyspace {space} has changed")));
@@ -765,11 +806,13 @@ impl Runner {
 /// A transaction sees what it wrote, and under that what there was.
 fn check_own(
     transaction: &Transaction,
+    space: u8,
     handle: &Keyspace,
     key: &[u8],
     contents: &BTreeMap<Vec<u8>, Value>,
 ) -> Result<(), Trouble> {
-    let found = transaction.get_in(handle, key)?.as_deref().map(Value::read);
+    let found = transaction.get_in(handle, key)?;
+    let found = found.and_then(|found| Value::read(space, &found));
     if found.as_ref() == contents.get(key) {
         return Ok(());
     }
@@ -792,7 +835,7 @@ fn handles(db: &Db) -> Result<BTreeMap<u8, Keyspace>, Trouble> {
 /// A keyspace with its options, created if it is missing.
 fn open_space(db: &Db, space: u8) -> Result<Keyspace, Error> {
     let options = if space == FLEETING {
-        KeyspaceOptions::new().default_ttl(LIFE)
+        KeyspaceOptions::new().default_ttl(LIFE).compaction_filter(judge)
     } else {
         KeyspaceOptions::new().merge_operator(merge::Append)
     };
@@ -805,19 +848,19 @@ fn contents(db: &Db, handles: &BTreeMap<u8, Keyspace>) -> Result<State, Trouble>
     let mut state = State::new();
     let snapshot = db.snapshot();
     for (space, handle) in handles {
-        let mut found: BTreeMap<Vec<u8>, Value> = BTreeMap::new();
+        let mut found: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
         for entry in handle.get_range::<&[u8]>(..) {
             let (key, value) = entry?;
             if found.last_key_value().is_some_and(|(last, _)| last[..] >= key[..]) {
                 return wrong(format!("a range of {space} is out of order at {key:?}"));
             }
-            found.insert(key.to_vec(), Value::read(&value));
+            found.insert(key.to_vec(), value.to_vec());
         }
         let mut backwards = found.iter().rev();
         for entry in handle.get_range::<&[u8]>(..).rev() {
             let (key, value) = entry?;
             let expected = backwards.next();
-            if expected.is_none_or(|(k, v)| k[..] != key[..] || !v.bytes().eq(&value[..])) {
+            if expected.is_none_or(|(k, v)| k[..] != key[..] || v[..] != value[..]) {
                 return wrong(format!("keyspace {space} read backwards differs at {key:?}"));
             }
         }
@@ -826,17 +869,19 @@ fn contents(db: &Db, handles: &BTreeMap<u8, Keyspace>) -> Result<State, Trouble>
         }
         let many = handle.multi_get(&keys)?;
         for (key, many) in keys.iter().zip(many) {
-            let expected = found.get(key);
+            let expected = found.get(key).map(|value| &value[..]);
             let ways = [handle.get(key)?, many, snapshot.of(handle)?.get(key)?];
-            if ways.iter().any(|got| got.as_deref().map(Value::read).as_ref() != expected) {
+            if ways.iter().any(|got| got.as_deref() != expected) {
                 return wrong(format!(
                     "key {} of {space}: a get gives {:?}, a range {:?}",
                     key.escape_ascii(),
                     ways.map(|way| way.map(|v| v.len())),
-                    expected.map(|value| value.bytes().count())
+                    expected.map(<[u8]>::len)
                 ));
             }
         }
+        let shown = |(key, value): (Vec<u8>, Vec<u8>)| Some((key, Value::read(*space, &value)?));
+        let found = found.into_iter().filter_map(shown).collect();
         state.insert(*space, found);
     }
     Ok(state)
