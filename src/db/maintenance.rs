@@ -66,7 +66,7 @@ impl Inner {
         // Before anything is written: who is refused has changed nothing.
         let operator = options.operator(known.as_deref(), name, &settings, ready_made)?;
         if let Some(core) = known.as_ref().filter(|_| settings == now) {
-            options.equip(&core, operator);
+            options.equip(core, operator);
             return Ok(Arc::clone(core));
         }
         // What the user saw before must not be lost while the keyspace stays.

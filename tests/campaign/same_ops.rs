@@ -20,7 +20,7 @@ const MARK: [u8; 10] = [6, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
 
 /// The compaction filter: adds an element to most sets. No answer tells whether it did so yet.
 pub fn judge(key: &[u8], value: &[u8]) -> Verdict {
-    if key.len() % 4 == 0 || value.ends_with(&MARK) {
+    if key.len().is_multiple_of(4) || value.ends_with(&MARK) {
         Verdict::Keep
     } else {
         Verdict::Change([value, &MARK].concat())

@@ -221,6 +221,8 @@ impl fmt::Debug for Op {
 /// So many random operations.
 pub fn operations(seed: u64, count: usize) -> Vec<Op> {
     let rng = Rng::new(seed ^ 0x6F70_7321);
+    // Where most of it happens.
+    let home = if rng.one_in(4) { FLEETING } else { 0 };
     let mut id = 0;
     let mut change = |rng: &Rng| {
         id += 1;
@@ -232,7 +234,7 @@ pub fn operations(seed: u64, count: usize) -> Vec<Op> {
             7..18 => rng.below(700) as u16,
             _ => rng.below(60) as u16,
         };
-        let keyspace = if rng.one_in(3) { rng.below(3) as u8 } else { 0 };
+        let keyspace = if rng.one_in(3) { rng.below(3) as u8 } else { home };
         let key = rng.below(u64::from(KEYS)) as u8;
         let effect = match rng.below(40) {
             0..7 => Effect::Delete,
@@ -245,30 +247,30 @@ pub fn operations(seed: u64, count: usize) -> Vec<Op> {
         Change { keyspace, key, effect }
     };
     let space = |rng: &Rng| rng.below(3) as u8;
-    (0..count)
-        .map(|_| match rng.below(100) {
-            0..38 => Op::Write(vec![change(&rng)], rng.one_in(4)),
-            38..55 => {
-                let n = 1 + rng.below(8);
-                let make = if rng.one_in(3) { Op::Transact } else { Op::Write };
-                make((0..n).map(|_| change(&rng)).collect(), rng.one_in(4))
-            }
-            55..60 => Op::Sync,
-            60..69 => Op::Flush,
-            69..79 => Op::Step,
-            79..81 => Op::Idle,
-            81..83 => Op::Compact(space(&rng)),
-            83..87 => Op::Create(1 + rng.below(2) as u8),
-            87..88 => Op::Drop(1 + rng.below(2) as u8),
-            88..91 => Op::Clear(space(&rng)),
-            91..93 => Op::Read,
-            93..95 => Op::Snapshot,
-            95 if rng.one_in(2) => Op::Pass,
-            95..96 => Op::Checkpoint,
-            96..97 => Op::Close,
-            _ => Op::Kill,
-        })
-        .collect()
+    let create = (home > 0).then_some(Op::Create(home));
+    let rest = (0..count).map(|_| match rng.below(100) {
+        0..38 => Op::Write(vec![change(&rng)], rng.one_in(4)),
+        38..55 => {
+            let n = 1 + rng.below(8);
+            let make = if rng.one_in(3) { Op::Transact } else { Op::Write };
+            make((0..n).map(|_| change(&rng)).collect(), rng.one_in(4))
+        }
+        55..60 => Op::Sync,
+        60..69 => Op::Flush,
+        69..79 => Op::Step,
+        79..81 => Op::Idle,
+        81..83 => Op::Compact(space(&rng)),
+        83..87 => Op::Create(1 + rng.below(2) as u8),
+        87..88 => Op::Drop(1 + rng.below(2) as u8),
+        88..91 => Op::Clear(space(&rng)),
+        91..93 => Op::Read,
+        93..95 => Op::Snapshot,
+        95 if rng.one_in(2) => Op::Pass,
+        95..96 => Op::Checkpoint,
+        96..97 => Op::Close,
+        _ => Op::Kill,
+    });
+    create.into_iter().chain(rest).take(count).collect()
 }
 
 /// The bytes of a key.
@@ -292,7 +294,7 @@ fn value_bytes(id: u32, len: u16) -> Arc<[u8]> {
 
 /// Whether the compaction filter removes such a value.
 fn is_unwanted(id: u32) -> bool {
-    id % 5 == 0
+    id.is_multiple_of(5)
 }
 
 /// Whether the compaction filter writes something behind such a value.
