@@ -692,12 +692,16 @@ impl Runner {
                 durable();
             }
             Op::Step => drop(self.db().step()?),
-            Op::Idle => self.db().wait_idle()?,
+            Op::Idle => {
+                self.db().wait_idle()?;
+                self.check_held()?;
+            }
             Op::Compact(space) => {
                 if let Some(handle) = self.handles.get(space) {
                     handle.compact_range::<&[u8]>(..)?;
                     durable();
                 }
+                self.check_held()?;
             }
             Op::Create(space) if self.handles.contains_key(space) => {
                 open_space(self.db(), *space)?;
@@ -735,6 +739,7 @@ impl Runner {
                     let what = self.history.lock().unwrap().describe(&found);
                     return Err(Trouble::Wrong(what));
                 }
+                self.check_held()?;
             }
             Op::Snapshot => match self.snapshot.take() {
                 None => self.snapshot = Some((self.db().snapshot(), now)),
@@ -773,6 +778,13 @@ impl Runner {
         }
         copy.close()?;
         Ok(())
+    }
+
+    /// The snapshot that is held, if one is.
+    fn check_held(&self) -> Result<(), Trouble> {
+        self.snapshot
+            .as_ref()
+            .map_or(Ok(()), |(snapshot, then)| self.check_snapshot(snapshot, then))
     }
 
     fn check_snapshot(&self, snapshot: &Snapshot, then: &State) -> Result<(), Trouble> {
