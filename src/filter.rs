@@ -30,7 +30,8 @@ pub enum Verdict {
 /// into which operands are yet to be merged, if those are not part of the compaction; and about one value
 /// several times, at each compaction. Flushes do not ask. So what it says should depend on key and value,
 /// and perhaps on time, and a value that it would remove may be read until a compaction comes by;
-/// [`compact_range`](crate::Keyspace::compact_range) makes one.
+/// [`compact_range`](crate::Keyspace::compact_range) makes one. A value in a
+/// [value segment](crate::KeyspaceOptions::separate_values_above) is read for it each time.
 ///
 /// ```
 /// # use ashlardb::{Db, filter::Verdict};

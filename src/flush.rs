@@ -6,7 +6,7 @@
 //! recovery; no shared state.
 
 use crate::compaction::{
-    KeyTest, OlderData, Output, OutputSpec, Retention, remove_segments, write_run,
+    KeyTest, OlderData, Output, OutputSpec, Retention, StopTest, remove_segments, write_run,
 };
 use crate::error::Result;
 use crate::memtable::Memtable;
@@ -32,7 +32,7 @@ pub(crate) fn flush_memtable<'a>(
     table: &Arc<dyn Memtable>,
     part: &dyn Fn(KeyspaceId) -> Option<FlushPart<'a>>,
     next_id: &dyn Fn() -> SegmentId,
-    stop: &dyn Fn() -> bool,
+    stop: &StopTest<'_>,
 ) -> Result<Vec<Output>> {
     let mut outputs = Vec::new();
     for keyspace in table.keyspaces() {

@@ -76,13 +76,13 @@ pub use db::{
     KeyspaceStats, LevelStats, LogReport, LostPlace, MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, Progress,
     ReadOnlyDb, ReadOnlyKeyspace, ReadStats, RecoveryInfo, RepairReport, SavedKeyspace,
     SegmentReport, SegmentSummary, Snapshot, StallCause, Stats, Task, Transaction,
-    TransactionOptions, TransactionRange, Uncertainty, WriteBatch,
+    TransactionOptions, TransactionRange, Uncertainty, ValueSegmentReport, WriteBatch,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use iter::RangeIter;
 pub use segment::{
     BlockInfo, Blocks, Damage, Properties, SectionInfo, SegmentInfo, SegmentMetadata,
-    SegmentOptions, SegmentRange, SegmentReader, SegmentWriter, VerifyReport,
+    SegmentOptions, SegmentRange, SegmentReader, SegmentWriter, ValueUse, VerifyReport,
 };
 pub use slice::{Key, Value};
 pub use types::{KeyspaceId, Kind, MAX_KEY_LEN, MAX_VALUE_LEN, PAGE, SegmentId, SeqNo};
@@ -92,7 +92,7 @@ pub use wal::Recovery;
 /// interface.
 #[doc(hidden)]
 pub mod fuzzing {
-    pub use crate::segment::fuzzing::{data_block, segment_bytes};
+    pub use crate::segment::fuzzing::{data_block, segment_bytes, value_bytes};
     pub use crate::version::manifest_bytes;
     pub use crate::wal::wal_bytes;
 }

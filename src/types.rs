@@ -59,6 +59,9 @@ pub(crate) const KIND_BITS: u8 = 0b1_0111;
 /// How many bytes an expiry takes in front of a value.
 pub(crate) const EXPIRY_LEN: usize = 8;
 
+/// How many bytes a reference to a separated value takes in the place of the value.
+pub(crate) const REFERENCE_LEN: usize = 32;
+
 /// What an entry says about its key. The numbers are those of the file formats (FORMAT.md, "Kinds"),
 /// with the flag that an entry expires: of such an entry, the first eight bytes of the value are
 /// when it does, in milliseconds since the Unix epoch, little-endian.
@@ -79,6 +82,11 @@ pub enum Kind {
     PutUntil = 0x11,
     /// The same as `Merge` until some time, and nothing from then on.
     MergeUntil = 0x13,
+    /// The key has a value that lies in a value segment: this is a reference to it. In segments of a
+    /// database only.
+    PutAway = 6,
+    /// The same until some time, and absent from then on.
+    PutAwayUntil = 0x16,
 }
 
 impl Kind {
@@ -90,8 +98,10 @@ impl Kind {
             2 => Some(Kind::Delete),
             3 => Some(Kind::Merge),
             4 => Some(Kind::DeleteRange),
+            6 => Some(Kind::PutAway),
             0x11 => Some(Kind::PutUntil),
             0x13 => Some(Kind::MergeUntil),
+            0x16 => Some(Kind::PutAwayUntil),
             _ => None,
         }
     }
@@ -112,12 +122,38 @@ impl Kind {
     /// Whether the value begins with an expiry.
     #[must_use]
     pub fn expires(self) -> bool {
-        matches!(self, Kind::PutUntil | Kind::MergeUntil)
+        matches!(self, Kind::PutUntil | Kind::MergeUntil | Kind::PutAwayUntil)
     }
 
-    /// The fewest bytes that the value of such an entry has.
+    /// Whether it is a put whose value lies in a value segment.
+    #[must_use]
+    pub fn is_away(self) -> bool {
+        matches!(self, Kind::PutAway | Kind::PutAwayUntil)
+    }
+
+    /// The fewest bytes that the value of such an entry has; of one whose value lies elsewhere, exactly so
+    /// many.
     pub(crate) fn least_value(self) -> usize {
-        if self.expires() { EXPIRY_LEN } else { 0 }
+        let expiry = if self.expires() { EXPIRY_LEN } else { 0 };
+        if self.is_away() { expiry + REFERENCE_LEN } else { expiry }
+    }
+
+    /// Of a put: the same with its value elsewhere.
+    pub(crate) fn away(self) -> Kind {
+        match self {
+            Kind::Put => Kind::PutAway,
+            Kind::PutUntil => Kind::PutAwayUntil,
+            other => other,
+        }
+    }
+
+    /// Of a put: the same with its value at hand.
+    pub(crate) fn here(self) -> Kind {
+        match self {
+            Kind::PutAway => Kind::Put,
+            Kind::PutAwayUntil => Kind::PutUntil,
+            other => other,
+        }
     }
 
     /// The same, without an expiry.
@@ -125,6 +161,7 @@ impl Kind {
         match self {
             Kind::PutUntil => Kind::Put,
             Kind::MergeUntil => Kind::Merge,
+            Kind::PutAwayUntil => Kind::PutAway,
             other => other,
         }
     }
@@ -134,6 +171,7 @@ impl Kind {
         match self {
             Kind::Put => Kind::PutUntil,
             Kind::Merge => Kind::MergeUntil,
+            Kind::PutAway => Kind::PutAwayUntil,
             other => other,
         }
     }

@@ -10,8 +10,8 @@ use ashlardb::filter::Verdict;
 use ashlardb::merge::{Append, MergeFn};
 use ashlardb::vfs::{Clock, Entropy, Env, ManualClock, MemVfs, SeededEntropy};
 use ashlardb::{
-    Background, Builder, Compaction, Compression, Db, Durability, IterOptions, Key, Keyspace,
-    KeyspaceOptions, Snapshot, Transaction, Value, WriteBatch,
+    Background, Builder, Compaction, CompactionReason, Compression, Db, Durability, Event,
+    IterOptions, Key, Keyspace, KeyspaceOptions, Snapshot, Transaction, Value, WriteBatch,
 };
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -120,7 +120,8 @@ fn options(name: &str) -> KeyspaceOptions {
             }))
         }
         "c" => KeyspaceOptions::new().merge_operator(Append).default_ttl(USUAL),
-        "f" => KeyspaceOptions::new().compaction_filter(judge),
+        "f" => KeyspaceOptions::new().compaction_filter(judge).separate_values_above(80),
+        "a" => KeyspaceOptions::new().merge_operator(Append).separate_values_above(50),
         _ => KeyspaceOptions::new().merge_operator(Append),
     }
 }
@@ -239,6 +240,10 @@ struct Run {
     restless: bool,
     /// The most shards of the key map that were in memory.
     resident: u32,
+    /// The most value segments that the default keyspace had.
+    value_segments: usize,
+    /// Compactions that were only there to empty value segments.
+    moves: Arc<AtomicU64>,
 }
 
 impl Run {
@@ -255,6 +260,8 @@ impl Run {
             keys,
             restless: false,
             resident: 0,
+            value_segments: 0,
+            moves: Arc::default(),
         };
         run.open();
         run
@@ -274,7 +281,15 @@ impl Run {
         if self.restless {
             builder = builder.compaction(STRATEGIES[self.below(4) as usize]);
         }
-        let db = builder.open().expect("open");
+        let moves = Arc::clone(&self.moves);
+        let listener = move |event: &Event| {
+            if let Event::CompactionEnd { compaction, error: None, .. } = event
+                && compaction.reason == CompactionReason::Unreferenced
+            {
+                moves.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let db = builder.listener(Arc::new(listener)).open().expect("open");
         assert_eq!(db.keyspaces(), self.model.keys().cloned().collect::<Vec<_>>());
         let handle = |name: &String| {
             let handle = db.keyspace_with(name, &options(name)).expect("keyspace");
@@ -634,6 +649,10 @@ impl Run {
             }
             _ => {
                 self.db().wait_idle().expect("wait_idle");
+                let stats = self.db().stats();
+                let default = stats.keyspaces.iter().find(|keyspace| keyspace.name == "default");
+                let count = default.map_or(0, |keyspace| keyspace.value_segments);
+                self.value_segments = self.value_segments.max(count);
             }
         }
     }
@@ -800,6 +819,10 @@ fn run_with(name: &str, keys: u64, restless: bool, make: fn(Builder) -> Builder)
         run.check_everything();
         assert_eq!(run.resident > 0, name != "filters", "{name}: {} shards", run.resident);
         assert_eq!(run.resident == 256, name != "short" && name != "filters", "{name}");
+        if name.contains("values") {
+            let moves = run.moves.load(Ordering::Relaxed);
+            assert!(run.value_segments > 3 && moves > 3, "{} {moves}", run.value_segments);
+        }
     }
 }
 
@@ -841,6 +864,18 @@ fn no_compression_no_filter_hardly_a_cache() {
             .bloom_bits_per_key(0)
             .cache_bytes(0)
             .max_open_files(8)
+    });
+}
+
+#[test]
+fn values_in_value_segments() {
+    run("values", 1500, |builder| small(builder).separate_values_above(20));
+}
+
+#[test]
+fn values_in_value_segments_with_background_threads() {
+    run("values, threads", 900, |builder| {
+        small(builder).separate_values_above(60).background(Background::Threads(2))
     });
 }
 

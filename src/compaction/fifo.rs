@@ -26,7 +26,7 @@ impl Strategy for Fifo {
     fn pick(&self, tree: &Tree, now: &Situation<'_>) -> Option<Job> {
         // What another job is dropping no longer counts, or the same excess would be dropped twice.
         let counted = tree.segments().filter(|s| !now.busy.has(s));
-        let mut bytes: u64 = counted.map(|s| s.meta.file_len).sum();
+        let mut bytes: u64 = counted.map(|s| s.bytes_with_values()).sum();
         let created = |s: &Segment| s.reader().properties().created_ms;
         let is_old = |s: &Segment| {
             // A clock that was set back makes no segment old.
@@ -45,7 +45,7 @@ impl Strategy for Fifo {
                 let wanted = bytes > self.max_bytes || is_old(segment);
                 let free = !now.busy.has(segment);
                 if wanted && free && !staying.iter().any(|s| s.overlaps(first, last)) {
-                    bytes -= segment.meta.file_len;
+                    bytes -= segment.bytes_with_values();
                     gone.push(Arc::clone(segment));
                 } else {
                     staying.push(segment);

@@ -186,7 +186,7 @@ fn output_is_cut_at_the_keys_asked_for_unless_the_piece_would_be_tiny() {
         let mut cursor = Arc::clone(&table).cursor(KS);
         let next = || ids.next();
         let older = OlderData::default();
-        write_run(&home, &mut *cursor, &retention, older, &spec, &next, &|| false).unwrap()
+        write_run(&home, &mut *cursor, &retention, older, &spec, &next, &|_| false).unwrap()
     };
     let firsts = |output: &Output| -> Vec<u8> {
         output.segments.iter().map(|meta| meta.first_key[0]).collect()

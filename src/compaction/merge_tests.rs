@@ -42,7 +42,8 @@ fn run(
     let (older, next) = (OlderData::default(), || ids.next());
     let mut cursor = table.cursor(KS);
     let spec = spec(0, segment_bytes);
-    let output = write_run(home, &mut *cursor, &retention, older, &spec, &next, &|| false).unwrap();
+    let output =
+        write_run(home, &mut *cursor, &retention, older, &spec, &next, &|_| false).unwrap();
     output.segments.iter().map(|m| Segment::open(home, Arc::clone(m), true).unwrap()).collect()
 }
 

@@ -31,7 +31,7 @@ pub(crate) use lazy::{ALPHA_BUSY, ALPHA_CALM, LazyLeveling};
 pub(crate) use leveled::Leveled;
 pub(crate) use merge::{Entries, InputMerge, LentEntry};
 pub(crate) use output::{
-    CHECK_EVERY, KeyTest, OlderData, Output, OutputSpec, remove_segments, write_run,
+    KeyTest, LIVE_SHARE, OlderData, Output, OutputSpec, StopTest, remove_segments, write_run,
 };
 pub(crate) use shape::Space;
 pub(crate) use tiered::Tiered;

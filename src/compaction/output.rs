@@ -2,15 +2,17 @@
 //!
 //! Flushes and compactions share this. Which versions are kept [`Versions`] says.
 
-use super::merge::Entries;
+use super::merge::{Entries, LentEntry};
 use super::versions::{Retention, Sink, Versions};
 use crate::error::{Error, Result};
-use crate::segment::{SegmentOptions, SegmentWriter};
+use crate::segment::{Reference, SegmentOptions, SegmentWriter, ValueIdentity, ValueWriter};
 use crate::slice::Key;
 use crate::sync::Arc;
-use crate::types::{KeyspaceId, Kind, PAGE, SegmentId, SeqNo};
-use crate::version::{RunNo, Segment, SegmentHome, SegmentMeta};
+use crate::types::{KeyspaceId, Kind, PAGE, REFERENCE_LEN, SegmentId, SeqNo, split_expiry};
+use crate::version::{RunNo, Segment, SegmentHome, SegmentMeta, value_file_name};
+use bytes::Bytes;
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
@@ -101,6 +103,10 @@ pub(crate) struct OutputSpec {
     pub(crate) cuts: Vec<Key>,
     /// A cut is passed over if the segment would be smaller than this, in bytes.
     pub(crate) min_piece_bytes: u64,
+    /// The length, in bytes, above which values go into value segments, if any do.
+    pub(crate) separate_above: Option<u64>,
+    /// A value segment is closed once it has so many bytes.
+    pub(crate) value_segment_bytes: u64,
 }
 
 impl OutputSpec {
@@ -122,8 +128,16 @@ pub(crate) struct Output {
     pub(crate) failure: Option<Error>,
 }
 
-/// How many entries pass between two looks at whether to stop: so it is also how far a run is.
-pub(crate) const CHECK_EVERY: u64 = 1024;
+/// Values are moved out of a value segment of which less than this part, counted as 1 / n, is referred to.
+pub(crate) const LIVE_SHARE: u64 = 2;
+
+/// So many entries pass between two looks at whether to stop, at most.
+const CHECK_EVERY: u64 = 1024;
+/// And so many bytes, with what entries refer to.
+const CHECK_BYTES: u64 = 4 << 20;
+
+/// Whether a run is to stop, asked now and then: with the number of entries that passed since.
+pub(crate) type StopTest<'a> = dyn Fn(u64) -> bool + 'a;
 
 /// Writes what must be kept of all that `entries` has into new segments, each synced, and their
 /// directory entries too. On an error, or when `stop` says so (`Error::Closed`), the files written
@@ -135,7 +149,7 @@ pub(crate) fn write_run<E: Entries + ?Sized>(
     older: OlderData<'_>,
     spec: &OutputSpec,
     next_id: &dyn Fn() -> SegmentId,
-    stop: &dyn Fn() -> bool,
+    stop: &StopTest<'_>,
 ) -> Result<Output> {
     let mut writer = RunWriter {
         home,
@@ -143,10 +157,14 @@ pub(crate) fn write_run<E: Entries + ?Sized>(
         next_id,
         cuts: &spec.cuts,
         open: None,
+        values: None,
+        finished: Vec::new(),
+        emptied: HashMap::new(),
         at_new_key: true,
         output: Output::default(),
     };
-    let outcome = fill(entries, Versions::new(retention, older), &mut writer, stop);
+    let versions = Versions::new(retention, older).reading(home);
+    let outcome = fill(entries, versions, &mut writer, stop);
     match outcome {
         Ok(()) => Ok(writer.output),
         Err(error) => {
@@ -160,15 +178,20 @@ fn fill<E: Entries + ?Sized>(
     entries: &mut E,
     mut versions: Versions<'_, '_>,
     writer: &mut RunWriter<'_>,
-    stop: &dyn Fn() -> bool,
+    stop: &StopTest<'_>,
 ) -> Result<()> {
     let mut key = Vec::new();
     let mut started = false;
+    let (mut passed, mut bytes) = (0, 0);
     entries.first()?;
     while let Some(entry) = entries.entry() {
         writer.output.entries_in += 1;
-        if writer.output.entries_in.is_multiple_of(CHECK_EVERY) && stop() {
-            return Err(Error::Closed);
+        (passed, bytes) = (passed + 1, bytes + weight(&entry));
+        if passed >= CHECK_EVERY || bytes >= CHECK_BYTES {
+            if stop(passed) {
+                return Err(Error::Closed);
+            }
+            (passed, bytes) = (0, 0);
         }
         let order = if started { entry.key.cmp(&key) } else { Ordering::Greater };
         if order == Ordering::Less {
@@ -194,6 +217,19 @@ fn fill<E: Entries + ?Sized>(
     Ok(())
 }
 
+/// How many bytes an entry may cost to copy.
+#[inline]
+fn weight(entry: &LentEntry<'_>) -> u64 {
+    let value = entry.value.len() as u64;
+    if entry.kind.is_away() { value + referred(entry) } else { value }
+}
+
+#[cold]
+fn referred(entry: &LentEntry<'_>) -> u64 {
+    let reference = Reference::decode(split_expiry(entry.kind, entry.value).1);
+    reference.map_or(0, |reference| reference.raw.into())
+}
+
 struct RunWriter<'a> {
     home: &'a SegmentHome,
     spec: &'a OutputSpec,
@@ -201,6 +237,12 @@ struct RunWriter<'a> {
     /// The cuts that are still ahead.
     cuts: &'a [Key],
     open: Option<(SegmentId, PathBuf, SegmentWriter)>,
+    /// The value segment that values go to.
+    values: Option<ValueWriter>,
+    /// Those that were filled since the open segment was begun.
+    finished: Vec<(SegmentId, ValueIdentity)>,
+    /// Of value segments that entries refer to, whether what they refer to is written anew.
+    emptied: HashMap<SegmentId, bool>,
     /// No version of the key that is being decided about was written yet.
     at_new_key: bool,
     output: Output,
@@ -209,12 +251,14 @@ struct RunWriter<'a> {
 impl Sink for RunWriter<'_> {
     fn write(&mut self, key: &[u8], seqno: SeqNo, kind: Kind, value: &[u8]) -> Result<()> {
         // All versions of a key stay together, whatever the size.
+        let leaves = self.leaves(kind, value);
         if std::mem::take(&mut self.at_new_key) {
+            let len = if leaves { kind.away().least_value() } else { value.len() };
             let at_cut = self.pass_cuts(key);
             let full = |w: &SegmentWriter| {
                 let bytes = w.estimated_bytes();
                 w.is_full()
-                    || bytes + value.len() as u64 > self.spec.segment_bytes
+                    || bytes + len as u64 > self.spec.segment_bytes
                     || at_cut && bytes >= self.spec.min_piece_bytes
             };
             if self.open.as_ref().is_some_and(|(_, _, w)| w.entries() > 0 && full(w)) {
@@ -228,11 +272,10 @@ impl Sink for RunWriter<'_> {
             let writer = SegmentWriter::create_in(&self.home.env, &path, options)?;
             self.open = Some((id, path, writer));
         }
-        if let Some((_, _, writer)) = &mut self.open {
-            writer.add(key, seqno, kind, value)?;
-            self.output.entries_out += 1;
+        if leaves || kind.is_away() {
+            return self.write_away(key, seqno, kind, value);
         }
-        Ok(())
+        self.write_here(key, seqno, kind, value)
     }
 
     fn failed(&mut self, error: Error) {
@@ -241,6 +284,100 @@ impl Sink for RunWriter<'_> {
 }
 
 impl RunWriter<'_> {
+    #[inline]
+    fn write_here(&mut self, key: &[u8], seqno: SeqNo, kind: Kind, value: &[u8]) -> Result<()> {
+        if let Some((_, _, writer)) = &mut self.open {
+            writer.add(key, seqno, kind, value)?;
+            self.output.entries_out += 1;
+        }
+        Ok(())
+    }
+
+    /// Whether the value of an entry is to go into a value segment.
+    #[inline]
+    fn leaves(&self, kind: Kind, value: &[u8]) -> bool {
+        self.spec.separate_above.is_some_and(|above| {
+            matches!(kind, Kind::Put | Kind::PutUntil)
+                && split_expiry(kind, value).1.len() as u64 > above
+        })
+    }
+
+    /// Writes an entry whose value goes, or lies, in a value segment. If little of that is still referred to, the
+    /// value goes to another, or back to the entry.
+    #[cold]
+    fn write_away(&mut self, key: &[u8], seqno: SeqNo, kind: Kind, value: &[u8]) -> Result<()> {
+        let (_, proper) = split_expiry(kind, value);
+        let (expiry, _) = value.split_at(value.len() - proper.len());
+        if !kind.is_away() {
+            let reference = self.put_away(proper)?;
+            return self.write_here(key, seqno, kind.away(), &[expiry, &reference[..]].concat());
+        }
+        let Some(fetched) = self.fetch_to_move(proper)? else {
+            return self.write_here(key, seqno, kind, value);
+        };
+        let (kind, whole) = (kind.here(), [expiry, &fetched[..]].concat());
+        if self.leaves(kind, &whole) {
+            let reference = self.put_away(&fetched)?;
+            return self.write_here(key, seqno, kind.away(), &[expiry, &reference[..]].concat());
+        }
+        self.write_here(key, seqno, kind, &whole)
+    }
+
+    /// The value that a reference leads to, if it is to move.
+    fn fetch_to_move(&mut self, reference: &[u8]) -> Result<Option<Bytes>> {
+        let home = self.home;
+        let Ok(Reference { file, .. }) = Reference::decode(reference) else { return Ok(None) };
+        let is_low = || home.values.get(file).is_some_and(|file| file.is_below(LIVE_SHARE));
+        if !*self.emptied.entry(file).or_insert_with(is_low) {
+            return Ok(None);
+        }
+        match home.values.fetch(&home.dir, reference) {
+            Ok(value) => Ok(Some(value)),
+            Err(error @ (Error::Io { .. } | Error::DiskFull { .. })) => Err(error),
+            Err(error) => {
+                // The key stays as unreadable as it is, and the others can still move.
+                if let Some(file) = home.values.get(file) {
+                    file.note_damage();
+                }
+                self.failed(error);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Appends a value to the value segment; the bytes of the reference to it.
+    fn put_away(&mut self, value: &[u8]) -> Result<[u8; REFERENCE_LEN]> {
+        if self.values.is_none() {
+            let id = (self.next_id)();
+            let path = self.home.dir.join(value_file_name(id));
+            let (keyspace, compression) = (self.spec.keyspace, self.spec.segment.compression);
+            let writer = ValueWriter::create(&self.home.env, path, id, keyspace, compression)?;
+            self.values = Some(writer);
+        }
+        let Some(writer) = &mut self.values else { return Ok([0; REFERENCE_LEN]) };
+        let reference = writer.add(value)?;
+        if writer.bytes() >= self.spec.value_segment_bytes {
+            self.finish_values()?;
+        }
+        Ok(reference.encode())
+    }
+
+    fn finish_values(&mut self) -> Result<()> {
+        let Some(writer) = self.values.take() else { return Ok(()) };
+        let (id, path) = (writer.id(), writer.path().to_path_buf());
+        match writer.finish() {
+            Ok(identity) => {
+                self.output.bytes_written += identity.file_len;
+                self.finished.push((id, identity));
+                Ok(())
+            }
+            Err(error) => {
+                remove_file(self.home, &path);
+                Err(error)
+            }
+        }
+    }
+
     /// Whether a cut lies behind the key before and not behind this one.
     fn pass_cuts(&mut self, key: &[u8]) -> bool {
         let mut passed = false;
@@ -253,7 +390,17 @@ impl RunWriter<'_> {
     }
 
     fn close(&mut self) -> Result<()> {
-        let Some((id, path, writer)) = self.open.take() else { return Ok(()) };
+        if self.open.is_none() {
+            return Ok(());
+        }
+        // The segment says what its value segments are, so they come first.
+        self.finish_values()?;
+        let Some((id, path, mut writer)) = self.open.take() else { return Ok(()) };
+        writer.identify_values(|id| {
+            let own = self.finished.iter().find(|(own, _)| *own == id);
+            let known = || self.home.values.get(id).map(|file| file.identity());
+            own.map(|(_, identity)| *identity).or_else(known)
+        });
         let info = match writer.finish_file() {
             Ok(info) => info,
             Err(error) => {
@@ -262,6 +409,8 @@ impl RunWriter<'_> {
             }
         };
         self.output.bytes_written += info.file_len;
+        let own = std::mem::take(&mut self.finished).into_iter().map(|(id, _)| id).collect();
+        self.home.values.note_written(id, own);
         let p = &info.properties;
         self.output.segments.push(Arc::new(SegmentMeta {
             id,
@@ -285,11 +434,18 @@ impl RunWriter<'_> {
             drop(writer);
             remove_file(self.home, &path);
         }
+        if let Some(writer) = self.values.take() {
+            remove_file(self.home, writer.path());
+        }
+        for (id, _) in std::mem::take(&mut self.finished) {
+            remove_file(self.home, &self.home.dir.join(value_file_name(id)));
+        }
         remove_segments(self.home, &std::mem::take(&mut self.output.segments));
     }
 }
 
-/// Removes segments that were written and that no manifest names.
+/// Removes segments that were written and that no manifest names, with the value segments that were
+/// written for them.
 pub(crate) fn remove_segments<'a>(
     home: &SegmentHome,
     segments: impl IntoIterator<Item = &'a Arc<SegmentMeta>>,
@@ -297,6 +453,10 @@ pub(crate) fn remove_segments<'a>(
     for meta in segments {
         home.files.forget(meta.id);
         remove_file(home, &home.path(meta.id));
+        for id in home.values.settle(meta.id) {
+            home.files.forget(id);
+            remove_file(home, &home.dir.join(value_file_name(id)));
+        }
     }
 }
 

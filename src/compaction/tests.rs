@@ -22,6 +22,7 @@ pub(super) fn home() -> SegmentHome {
     let dir = PathBuf::from("/db");
     env.vfs.create_dir_all(&dir).unwrap();
     SegmentHome {
+        values: Arc::default(),
         points: crate::segment::PointIndex::HashRun,
         cache: Arc::new(SharedCache::new(1 << 20)),
         files: Arc::new(FilePool::new(Arc::clone(&env.vfs), 64)),
@@ -36,7 +37,17 @@ pub(super) fn spec(level: u8, segment_bytes: u64) -> OutputSpec {
         compression: crate::compression::Compression::None,
         ..SegmentOptions::default()
     };
-    OutputSpec { keyspace: KS, level, segment, segment_bytes, cuts: vec![], min_piece_bytes: 0 }
+    let (cuts, min_piece_bytes, separate_above) = (vec![], 0, None);
+    OutputSpec {
+        keyspace: KS,
+        level,
+        segment,
+        segment_bytes,
+        cuts,
+        min_piece_bytes,
+        separate_above,
+        value_segment_bytes: segment_bytes,
+    }
 }
 
 const SCAN: CursorOptions = CursorOptions { fill_cache: false, readahead: true };
@@ -117,7 +128,7 @@ fn every_reader_sees_after_a_merge_what_it_saw_before_and_nothing_superfluous_is
             OlderData::default(),
             &spec(1, 200),
             &|| ids.next(),
-            &|| false,
+            &|_| false,
         )
         .unwrap();
         let segments: Vec<_> = output
@@ -156,9 +167,42 @@ fn an_input_out_of_order_stops_the_merge() {
     let older = OlderData::default();
     let next = || ids.next();
     // Cut after each entry, so that the segment writer could not notice.
-    let outcome = write_run(&home, &mut cursor, &retention, older, &spec(1, 1), &next, &|| false);
+    let outcome = write_run(&home, &mut cursor, &retention, older, &spec(1, 1), &next, &|_| false);
     assert!(matches!(outcome, Err(Error::OutOfOrder { .. })));
     assert_eq!(home.env.vfs.read_dir(&home.dir).unwrap().len(), 2, "what was written is removed");
+}
+
+#[test]
+fn a_run_of_few_large_values_looks_whether_to_stop_too() {
+    let (home, ids) = (home(), Ids(Cell::new(0)));
+    let retention = Retention::new(vec![SeqNo(1000)], vec![]);
+    let table = Arc::new(SkipMemtable::default());
+    for n in 0..16u8 {
+        let value = vec![n; 1 << 20];
+        table.insert(KS, &[n], key_hash(&[n], 0), SeqNo(u64::from(n) + 1), Kind::Put, &value);
+    }
+    let run = |entries: &mut dyn Cursor, separate_above| {
+        let told = Cell::new((0, 0));
+        let stop = |since| {
+            told.set((told.get().0 + 1, told.get().1 + since));
+            false
+        };
+        let spec = OutputSpec { separate_above, ..spec(1, 16 << 20) };
+        let (older, next) = (OlderData::default(), || ids.next());
+        let output = write_run(&home, entries, &retention, older, &spec, &next, &stop).unwrap();
+        let open = |meta: &Arc<SegmentMeta>| {
+            let segment = Segment::open(&home, Arc::clone(meta), true).unwrap();
+            segment.mark_live();
+            segment
+        };
+        assert_eq!(told.get(), (4, 16), "as often as four mebibytes are there");
+        output.segments.iter().map(open).collect::<Vec<_>>()
+    };
+    run(&mut *(Arc::clone(&table) as Arc<dyn Memtable>).cursor(KS), None);
+    let separated = run(&mut *(Arc::clone(&table) as Arc<dyn Memtable>).cursor(KS), Some(100));
+    assert!(separated.iter().any(|segment| !segment.values().is_empty()));
+    // Where only references pass, what they stand for may have to be read.
+    run(&mut RunCursor::new(separated, SCAN), Some(100));
 }
 
 /// One segment with the given keys as puts (or tombstones) at a place.
@@ -178,7 +222,8 @@ pub(super) fn segment(
     let older = OlderData::default();
     let next = || ids.next();
     let spec = spec(0, 1 << 20);
-    let output = write_run(home, &mut *cursor, &retention, older, &spec, &next, &|| false).unwrap();
+    let output =
+        write_run(home, &mut *cursor, &retention, older, &spec, &next, &|_| false).unwrap();
     assert_eq!(output.segments.len(), 1);
     Segment::open(home, Arc::clone(&output.segments[0]), true).unwrap()
 }

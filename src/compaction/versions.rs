@@ -32,6 +32,8 @@ use crate::filter::{CompactionFilter, Verdict, judge};
 use crate::merge::{MergeOperator, combine, longest_result, merge};
 use crate::sync::Arc;
 use crate::types::{Kind, SeqNo, split_expiry};
+use crate::version::SegmentHome;
+use bytes::Bytes;
 
 /// What readers may still need.
 #[derive(Clone)]
@@ -148,12 +150,28 @@ pub(super) struct Versions<'a, 'o> {
     limit: usize,
     /// As long as it has not failed.
     filter: Option<&'a Filtering>,
+    /// Where values are that lie in value segments.
+    home: Option<&'a SegmentHome>,
 }
 
 impl<'a, 'o> Versions<'a, 'o> {
     pub(super) fn new(retention: &'a Retention, older: OlderData<'o>) -> Self {
         let (seen, chain, filter) = (Seen::Nothing, Vec::new(), retention.filter.as_ref());
-        Versions { retention, older, seen, is_covered: false, chain, limit: MANY, filter }
+        Versions {
+            retention,
+            older,
+            seen,
+            is_covered: false,
+            chain,
+            limit: MANY,
+            filter,
+            home: None,
+        }
+    }
+
+    /// With the place where values are that lie in value segments.
+    pub(super) fn reading(self, home: &'a SegmentHome) -> Self {
+        Versions { home: Some(home), ..self }
     }
 
     /// Takes the next version of `key`. All versions of a key come one after the other, keys rising.
@@ -191,7 +209,18 @@ impl<'a, 'o> Versions<'a, 'o> {
                 }
                 self.put(key, stripe, seqno, kind, value, sink)
             }
-            Kind::Put | Kind::PutUntil | Kind::Delete | Kind::DeleteRange => {
+            Kind::PutAway | Kind::PutAwayUntil if !has_expired => {
+                if !self.chain.is_empty() && self.settle_away(key, stripe, expiry, proper, sink)? {
+                    return Ok(());
+                }
+                self.put(key, stripe, seqno, kind, value, sink)
+            }
+            Kind::Put
+            | Kind::PutUntil
+            | Kind::PutAway
+            | Kind::PutAwayUntil
+            | Kind::Delete
+            | Kind::DeleteRange => {
                 if self.settle(key, stripe, Base::Absent, sink)? {
                     return Ok(());
                 }
@@ -264,10 +293,22 @@ impl<'a, 'o> Versions<'a, 'o> {
             return self.put_as_it_is(key, stripe, seqno, kind, value, sink);
         }
         let (expiry, proper) = split_expiry(kind, value);
-        match judge(&*filtering.filter, key, proper, value.len() - proper.len()) {
+        let overhead = value.len() - proper.len();
+        let fetched;
+        let proper = if kind.is_away() {
+            fetched = self.fetch(proper, sink)?;
+            let Some(fetched) = &fetched else {
+                return self.put_as_it_is(key, stripe, seqno, kind, value, sink);
+            };
+            &fetched[..]
+        } else {
+            proper
+        };
+        match judge(&*filtering.filter, key, proper, overhead) {
             Ok(Verdict::Keep) => self.put_as_it_is(key, stripe, seqno, kind, value, sink),
             Ok(Verdict::Remove) => self.remove(key, stripe, seqno, sink),
             Ok(Verdict::Change(new)) => {
+                let kind = kind.here();
                 let new = with_expiry(kind, expiry, new);
                 self.put_as_it_is(key, stripe, seqno, kind, &new, sink)
             }
@@ -310,6 +351,40 @@ impl<'a, 'o> Versions<'a, 'o> {
             return Ok(());
         }
         sink.write(key, seqno, Kind::Delete, &[])
+    }
+
+    /// The value that a reference leads to; `None` if it cannot be read, which is noted: then everything about
+    /// it is to stay as it is.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's: they may pass.
+    #[cold]
+    fn fetch(&self, reference: &[u8], sink: &mut impl Sink) -> Result<Option<Bytes>> {
+        let Some(home) = self.home else { return Ok(None) };
+        match home.values.fetch(&home.dir, reference) {
+            Ok(value) => Ok(Some(value)),
+            Err(error @ (Error::Io { .. } | Error::DiskFull { .. })) => Err(error),
+            Err(error) => {
+                sink.failed(error);
+                Ok(None)
+            }
+        }
+    }
+
+    /// `settle` with a value that lies in a value segment.
+    #[cold]
+    fn settle_away(
+        &mut self,
+        key: &[u8],
+        stripe: usize,
+        expiry: u64,
+        reference: &[u8],
+        sink: &mut impl Sink,
+    ) -> Result<bool> {
+        let fetched = self.fetch(reference, sink)?;
+        let base = fetched.as_ref().map_or(Base::Kept, |value| Base::Value(expiry, value));
+        self.settle_chain(key, stripe, base, sink)
     }
 
     /// Writes the operands that were waiting: merged into their base, and then says so, or else before

@@ -23,12 +23,13 @@
 //! event: the end of a flush. A level that cannot be compacted because of damage does not count.
 
 use super::event::{CompactionReason, Event};
+use super::keyspace_core::KeyspaceCore;
 use super::observe::Made;
 use super::spent::range_deletes_of;
 use super::{Background, Committer, Inner, MemSlot, ReadState};
 use crate::compaction::{
-    Action, Busy, CHECK_EVERY, Filtering, InputMerge, Job, Mood, OlderData, Output, OutputRun,
-    OutputSpec, Retention, Situation, remove_segments, write_run,
+    Action, Busy, Filtering, InputMerge, Job, Mood, OlderData, Output, OutputRun, OutputSpec,
+    Retention, Situation, remove_segments, write_run,
 };
 use crate::deletes::RangeDeletes;
 use crate::error::{Error, Result};
@@ -75,9 +76,11 @@ pub(super) struct BackgroundState {
     quiet_since: (u64, Duration),
     /// The failure of the last flush, until one succeeds.
     pub(super) flush_error: Option<Error>,
-    /// The failure of the last compaction, until one succeeds; or what a merge operator failed with in
-    /// it, which fails no compaction.
+    /// The failure of the last compaction, until one succeeds.
     pub(super) compaction_error: Option<Error>,
+    /// What kept the last compaction that was done from merging, filtering or moving some value, which it
+    /// left as it was: a merge operator or a filter that failed, or a damaged value segment.
+    pub(super) left_as_it_was: Option<Error>,
     pub(super) stopping: bool,
 }
 
@@ -215,8 +218,8 @@ impl Inner {
         let next_id = || self.ids.next_segment();
         let passed = &self.counters.flush_passed;
         passed.store(0, Ordering::Relaxed);
-        let stop = || {
-            watch(passed.fetch_add(CHECK_EVERY, Ordering::Relaxed) + CHECK_EVERY);
+        let stop = |since: u64| {
+            watch(passed.fetch_add(since, Ordering::Relaxed) + since);
             self.stopping()
         };
         let outputs = flush_memtable(&self.home, &slot.table, &part, &next_id, &stop);
@@ -252,10 +255,14 @@ impl Inner {
         candidates.is_some_and(|mut found| found.all(|(segment, _)| is_input(&segment)))
     }
 
+    /// The keyspace with this id, if it is live.
+    fn core_of(&self, keyspace: KeyspaceId) -> Option<Arc<KeyspaceCore>> {
+        self.keyspaces.lock().values().find(|core| core.id == keyspace).cloned()
+    }
+
     /// The merge operator of a keyspace, if it was given.
     pub(super) fn operator_of(&self, keyspace: KeyspaceId) -> Option<Arc<dyn MergeOperator>> {
-        let keyspaces = self.keyspaces.lock();
-        keyspaces.values().find(|core| core.id == keyspace)?.shared_operator()
+        self.core_of(keyspace)?.shared_operator()
     }
 
     /// The compaction filter of a keyspace, if it was given, and the keyspace's name.
@@ -263,8 +270,7 @@ impl Inner {
         &self,
         keyspace: KeyspaceId,
     ) -> Option<(Arc<dyn CompactionFilter>, String)> {
-        let keyspaces = self.keyspaces.lock();
-        let core = keyspaces.values().find(|core| core.id == keyspace)?;
+        let core = self.core_of(keyspace)?;
         core.filter().zip(Some(core.name.clone()))
     }
 
@@ -301,6 +307,8 @@ impl Inner {
             segment_bytes,
             cuts: if is_bottom { Vec::new() } else { self.strategy.cuts(tree) },
             min_piece_bytes: OutputSpec::smallest_piece(segment_bytes),
+            separate_above: self.core_of(tree.id).and_then(|core| core.settings().separate_above),
+            value_segment_bytes: segment_bytes,
         }
     }
 
@@ -368,22 +376,25 @@ impl Inner {
         if self.drop_spent()? {
             return Ok(true);
         }
-        let Some(job) = self.claim(mood) else { return Ok(false) };
-        let reason = match mood {
-            Mood::Busy => CompactionReason::Due,
-            Mood::Calm => CompactionReason::Idle,
-        };
+        let Some((job, reason)) = self.claim(mood) else { return Ok(false) };
         self.run_claimed(&job, reason, &|_| {})?;
         Ok(true)
     }
 
-    /// The most urgent job in a tree: the strategy's, or else one for range tombstones.
-    pub(super) fn pick(&self, tree: &Tree, now: &Situation<'_>) -> Option<Job> {
-        self.strategy.pick(tree, now).or_else(|| self.pick_for_hidden(tree, now))
+    /// The most urgent job in a tree: the strategy's, or else one for range tombstones, or for values.
+    pub(super) fn pick(&self, tree: &Tree, now: &Situation<'_>) -> Option<(Job, CompactionReason)> {
+        let reason = match now.mood {
+            Mood::Busy => CompactionReason::Due,
+            Mood::Calm => CompactionReason::Idle,
+        };
+        let job = self.strategy.pick(tree, now).or_else(|| self.pick_for_hidden(tree, now));
+        let for_values =
+            || Some((self.pick_for_values(tree, now)?, CompactionReason::Unreferenced));
+        job.map(|job| (job, reason)).or_else(for_values)
     }
 
     /// Chooses a job and marks what it needs as taken.
-    pub(super) fn claim(&self, mood: Mood) -> Option<Job> {
+    pub(super) fn claim(&self, mood: Mood) -> Option<(Job, CompactionReason)> {
         let mut background = self.background.lock();
         if background.stopping {
             return None;
@@ -397,16 +408,16 @@ impl Inner {
             trees.iter().partition(|(id, _)| last.is_some_and(|last| **id <= last));
         let now = self.situation(&busy, mood);
         let mut trees = behind.into_iter().chain(before);
-        let job = trees.find_map(|(_, tree)| self.pick(tree, &now))?;
+        let (job, reason) = trees.find_map(|(_, tree)| self.pick(tree, &now))?;
         background.last_keyspace = Some(job.keyspace);
         background.busy.take(&job);
         background.compacting += 1;
-        Some(job)
+        Some((job, reason))
     }
 
     /// Runs a job whose segments are marked busy, and unmarks them. `share` hears now and then, with
-    /// nothing held, which share of it is done. Gives what a merge operator or a filter failed with: the
-    /// job is done all the same.
+    /// nothing held, which share of it is done. Gives what kept it from merging, filtering or moving a
+    /// value: the job is done all the same.
     pub(super) fn run_claimed(
         &self,
         job: &Job,
@@ -422,7 +433,8 @@ impl Inner {
                 if let Some(error) = failure {
                     tracing::error!(%error, "a compaction leaves values as they were");
                 }
-                background.compaction_error.clone_from(failure);
+                background.compaction_error = None;
+                background.left_as_it_was.clone_from(failure);
             }
             Err(Error::Closed) => {}
             Err(error) => {
@@ -490,8 +502,8 @@ impl Inner {
         spec.segment_bytes = job.piece_bytes.unwrap_or(spec.segment_bytes);
         let entries: u64 = removed.iter().map(|s| s.meta.entries).sum();
         let passed = Cell::new(0_u64);
-        let stop = || {
-            passed.set(passed.get() + CHECK_EVERY);
+        let stop = |since: u64| {
+            passed.set(passed.get() + since);
             share(passed.get() as f64 / entries.max(1) as f64);
             self.stopping()
         };
@@ -568,6 +580,11 @@ impl Inner {
             committer.live.remove(&segment.meta.id);
         }
         for segment in &opened {
+            if !removed.iter().any(|s| s.meta.id == segment.meta.id) {
+                segment.mark_live();
+                // Theirs are the manifest's now, too.
+                self.home.values.settle(segment.meta.id);
+            }
             committer.live.insert(segment.meta.id, Arc::clone(segment));
         }
         let version = Arc::new(Version::build(&committer.state, &committer.live));

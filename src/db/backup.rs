@@ -4,8 +4,9 @@
 //! BACKUPS                        marks the directory as one for backups
 //! LOCK                           one handle at a time
 //! NNN.backup, NNN.backup, …      the manifests: a moment each, and the files that hold it
-//! NNN-CCC.seg, NNN-CCC.seg, …    copies of segments, shared between the backups that name them
-//! BACKUP.new, NNN.seg            of a backup that is being made
+//! NNN-CCC.seg, NNN-CCC.val, …    copies of segments and value segments, shared between the backups that
+//!                                name them
+//! BACKUP.new, NNN.seg, NNN.val   of a backup that is being made
 //! ```
 //!
 //! A segment never changes, so a backup copies those that no earlier one has. The footer's checksum, which
@@ -17,16 +18,18 @@
 //! goes with the next one; while some manifest cannot be read, no copy of a segment goes. One process
 //! and one handle at a time, by the lock.
 
-use super::copy::{Content, copy_file, read_file};
+use super::copy::{copy_file, read_file};
 use super::open::{LOCK_NAME, create_dirs};
 use super::unfinished::{Unfinished, writing_home};
 use super::verify::{DamagedPlace, DatabaseReport};
 use super::{Db, Inner};
 use crate::error::{Error, Result};
-use crate::segment::SegmentReader;
-use crate::sync::Arc;
+use crate::segment::{SegmentReader, ValueIdentity, ValueReader};
 use crate::types::{SegmentId, SeqNo};
-use crate::version::{BackupManifest, SegmentMeta, parse_segment_file_name, segment_file_name};
+use crate::version::{
+    BackedUpValues, BackupManifest, ManifestState, SegmentMeta, parse_segment_file_name,
+    parse_value_file_name, segment_file_name, value_file_name,
+};
 use crate::vfs::{Env, OpenMode, VfsLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -51,7 +54,7 @@ pub struct BackupInfo {
     pub last_seqno: SeqNo,
     /// The names of the keyspaces, in order.
     pub keyspaces: Vec<String>,
-    /// How many segments it holds.
+    /// How many segments it holds, value segments included.
     pub segments: usize,
     /// Their length in bytes: what restoring it takes.
     pub bytes: u64,
@@ -63,7 +66,7 @@ pub struct BackupInfo {
 pub struct BackupReport {
     /// The new backup.
     pub backup: BackupInfo,
-    /// How many segments no earlier backup had.
+    /// How many segments no earlier backup had, value segments included.
     pub new_segments: usize,
     /// Their length in bytes.
     pub new_bytes: u64,
@@ -80,18 +83,51 @@ pub struct Backups {
     _lock: Option<Box<dyn VfsLock>>,
 }
 
-/// What tells a segment from all others: its id, its length, and its footer's checksum.
-type Identity = (SegmentId, u64, u64);
+/// A segment or a value segment, and what tells it from all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Piece {
+    has_values: bool,
+    id: SegmentId,
+    len: u64,
+    /// Of its footer.
+    checksum: u64,
+}
 
-fn identity(meta: &SegmentMeta) -> Identity {
-    (meta.id, meta.file_len, meta.checksum)
+impl Piece {
+    fn segment(meta: &SegmentMeta) -> Piece {
+        Piece { has_values: false, id: meta.id, len: meta.file_len, checksum: meta.checksum }
+    }
+
+    fn values(id: SegmentId, len: u64, checksum: u64) -> Piece {
+        Piece { has_values: true, id, len, checksum }
+    }
+
+    /// Of its file in a database.
+    fn file_name(&self) -> String {
+        if self.has_values { value_file_name(self.id) } else { segment_file_name(self.id) }
+    }
+
+    /// Of its copy in a directory of backups.
+    fn copy_name(&self) -> String {
+        let kind = if self.has_values { "val" } else { "seg" };
+        format!("{:020}-{:016x}.{kind}", self.id.0, self.checksum)
+    }
+}
+
+/// What a backup consists of, each with its hash.
+fn pieces(manifest: &BackupManifest) -> Vec<(Piece, Option<u64>)> {
+    let segments = manifest.state.segments.iter();
+    let segments = segments.map(|(id, m)| (Piece::segment(m), manifest.hashes.get(id).copied()));
+    let values = manifest.values.iter();
+    let values = values.map(|(id, v)| (Piece::values(*id, v.file_len, v.checksum), Some(v.hash)));
+    segments.chain(values).collect()
 }
 
 /// What the backups of a directory name.
 #[derive(Default)]
 struct Named {
-    /// The segments, and the hashes of their files.
-    hashes: BTreeMap<Identity, u64>,
+    /// The segments and value segments, and the hashes of their files.
+    hashes: BTreeMap<Piece, u64>,
     /// Their files.
     files: BTreeSet<String>,
     /// Whether there is a manifest that cannot be read, so that it may name others.
@@ -107,12 +143,9 @@ fn parse_manifest_name(name: &str) -> Option<u64> {
     digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
-fn copy_name(meta: &SegmentMeta) -> String {
-    format!("{:020}-{:016x}.seg", meta.id.0, meta.checksum)
-}
-
 fn is_copy_name(name: &str) -> bool {
-    let parts = name.strip_suffix(".seg").and_then(|name| name.split_once('-'));
+    let stem = name.strip_suffix(".seg").or_else(|| name.strip_suffix(".val"));
+    let parts = stem.and_then(|name| name.split_once('-'));
     parts.is_some_and(|(id, sum)| {
         let is_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
         id.len() == 20
@@ -131,13 +164,13 @@ fn info(manifest: &BackupManifest) -> BackupInfo {
         created_ms: manifest.created_ms,
         last_seqno: state.flushed,
         keyspaces,
-        segments: state.segments.len(),
-        bytes: state.segments.values().map(|meta| meta.file_len).sum(),
+        segments: state.segments.len() + manifest.values.len(),
+        bytes: bytes_of(&pieces(manifest)),
     }
 }
 
-fn bytes_of<'a>(metas: impl IntoIterator<Item = &'a Arc<SegmentMeta>>) -> u64 {
-    metas.into_iter().map(|meta| meta.file_len).sum()
+fn bytes_of(pieces: &[(Piece, Option<u64>)]) -> u64 {
+    pieces.iter().map(|(piece, _)| piece.len).sum()
 }
 
 impl Backups {
@@ -220,34 +253,55 @@ impl Backups {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<DamagedPlace>> {
         let manifest = self.read(number)?;
-        let state = &manifest.state;
-        let (mut done, total) = (0, bytes_of(state.segments.values()));
+        let pieces = pieces(&manifest);
+        let (mut done, total) = (0, bytes_of(&pieces));
         let mut report = DatabaseReport::default();
         progress(done, total);
-        for (id, meta) in &state.segments {
-            let path = self.dir.join(copy_name(meta));
-            let hash = read_file(&self.env, &path, meta.file_len, &mut |at, bytes| {
+        for (piece, wanted) in pieces {
+            let path = self.dir.join(piece.copy_name());
+            let hash = read_file(&self.env, &path, piece.len, &mut |at, bytes| {
                 progress(done + at + bytes.len() as u64, total);
                 Ok(())
             });
             let wrong = match hash {
-                Ok(hash) if manifest.hashes.get(id) == Some(&hash) => None,
+                Ok(hash) if wanted == Some(hash) => None,
                 Ok(_) => Some(not_as_made(&path)),
                 Err(error @ Error::Corruption { .. }) => Some(error),
                 Err(error) => return Err(error),
             };
             if let Some(error) = wrong {
                 let before = report.damage.len();
-                let named = Some((meta.as_ref(), state));
-                report.read_segment(&self.env, path.clone(), named, &mut |_, _| {})?;
+                self.look_closer(&piece, &path, &manifest.state, &mut report)?;
                 if report.damage.len() == before {
                     report.damage.push(DamagedPlace::from_error(&path, error)?);
                 }
             }
-            done += meta.file_len;
+            done += piece.len;
             progress(done, total);
         }
         Ok(report.damage)
+    }
+
+    /// Looks what is damaged of a copy.
+    fn look_closer(
+        &self,
+        piece: &Piece,
+        path: &Path,
+        state: &ManifestState,
+        report: &mut DatabaseReport,
+    ) -> Result<()> {
+        if let Some(meta) = state.segments.get(&piece.id).filter(|_| !piece.has_values) {
+            let (named, mut lists) = (Some((meta.as_ref(), state)), BTreeMap::new());
+            let path = path.to_path_buf();
+            return report.read_segment(&self.env, path, named, &mut lists, &mut |_, _| {});
+        }
+        if let Ok(reader) = ValueReader::open_in(&self.env, path) {
+            for damage in reader.verify(&mut |_| {})?.damage {
+                let error = Error::corruption(path, damage.offset, damage.what);
+                report.damage.push(DamagedPlace::from_error(path, error)?);
+            }
+        }
+        Ok(())
     }
 
     /// Makes a new database at `target` out of a backup. `target` must not exist, or be an empty directory.
@@ -270,20 +324,20 @@ impl Backups {
         let (env, target) = (&self.env, target.as_ref());
         let manifest = self.read(number)?;
         let new = Unfinished::create(env, target)?;
-        let state = &manifest.state;
-        let (mut done, total) = (0, bytes_of(state.segments.values()));
+        let pieces = pieces(&manifest);
+        let (mut done, total) = (0, bytes_of(&pieces));
         progress(done, total);
-        for (id, meta) in &state.segments {
-            let (from, to) = (self.dir.join(copy_name(meta)), target.join(segment_file_name(*id)));
+        for (piece, wanted) in pieces {
+            let (from, to) = (self.dir.join(piece.copy_name()), target.join(piece.file_name()));
             let mut copied = |bytes: u64| progress(done + bytes, total);
-            let hash = copy_file(env, &from, &to, meta.file_len, &mut copied)?;
-            if manifest.hashes.get(id) != Some(&hash) {
+            let hash = copy_file(env, &from, &to, piece.len, &mut copied)?;
+            if wanted != Some(hash) {
                 return Err(not_as_made(&from));
             }
-            done += meta.file_len;
+            done += piece.len;
             progress(done, total);
         }
-        new.complete(env, state)
+        new.complete(env, &manifest.state)
     }
 
     /// Removes all but the newest backups, and the segments that only the removed ones had. Gives the
@@ -363,7 +417,9 @@ impl Backups {
     /// Removes what a backup that was cut short left, and what only removed ones named.
     fn sweep(&self, named: &Named) -> Result<()> {
         for name in self.names()? {
-            let is_temporary = name == NEW_NAME || parse_segment_file_name(&name).is_some();
+            let is_temporary = name == NEW_NAME
+                || parse_segment_file_name(&name).is_some()
+                || parse_value_file_name(&name).is_some();
             let is_unnamed = is_copy_name(&name) && !named.files.contains(&name);
             if is_temporary || is_unnamed && !named.is_partial {
                 self.remove(&name)?;
@@ -382,10 +438,10 @@ impl Backups {
     }
 
     /// Whether there is a copy of a segment, as long as it should be.
-    fn has(&self, meta: &SegmentMeta) -> Result<bool> {
-        let path = self.dir.join(copy_name(meta));
+    fn has(&self, piece: &Piece) -> Result<bool> {
+        let path = self.dir.join(piece.copy_name());
         match self.env.vfs.open(&path, OpenMode::Read).and_then(|file| file.len()) {
-            Ok(len) => Ok(len == meta.file_len),
+            Ok(len) => Ok(len == piece.len),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(Error::io("read", &path, error)),
         }
@@ -393,17 +449,17 @@ impl Backups {
 
     /// Copies a segment, and looks whether the copy is sound, or the backup would be no better than the
     /// database: `progress` gets to twice its length. Gives the file's hash.
-    fn take(&self, from: &Path, meta: &SegmentMeta, progress: &mut dyn FnMut(u64)) -> Result<u64> {
-        let to = self.dir.join(copy_name(meta));
+    fn take(&self, from: &Path, piece: &Piece, progress: &mut dyn FnMut(u64)) -> Result<u64> {
+        let to = self.dir.join(piece.copy_name());
         if self.env.vfs.exists(&to).map_err(|error| Error::io("look for", &to, error))? {
             // Half of it, perhaps.
-            self.remove(&copy_name(meta))?;
+            self.remove(&piece.copy_name())?;
         }
-        let hash = copy_file(&self.env, from, &to, meta.file_len, progress)?;
-        let mut looked = |done: u64, _: u64| progress(meta.file_len + done);
-        if let Err(error) = look(&self.env, &to, meta, &mut looked) {
+        let hash = copy_file(&self.env, from, &to, piece.len, progress)?;
+        let mut looked = |done: u64| progress(piece.len + done);
+        if let Err(error) = look(&self.env, &to, piece, &mut looked) {
             // Is it the copy that is damaged, or already what was copied?
-            look(&self.env, from, meta, &mut |_, _| {})?;
+            look(&self.env, from, piece, &mut |_| {})?;
             return Err(error);
         }
         Ok(hash)
@@ -428,11 +484,9 @@ impl Backups {
 
 impl Named {
     fn add(&mut self, manifest: &BackupManifest) {
-        for (id, meta) in &manifest.state.segments {
-            self.files.insert(copy_name(meta));
-            if let Some(hash) = manifest.hashes.get(id) {
-                self.hashes.insert(identity(meta), *hash);
-            }
+        for (piece, hash) in pieces(manifest) {
+            self.files.insert(piece.copy_name());
+            self.hashes.extend(hash.map(|hash| (piece, hash)));
         }
     }
 }
@@ -492,35 +546,49 @@ impl Inner {
         let named = backups.named()?;
         backups.sweep(&named)?;
         let home = writing_home(env, dir, MAX_OPEN_FILES);
-        let Content { state, live, tail } = self.write_tail(moment, &home)?;
+        let content = self.write_tail(moment, &home)?;
 
-        let (mut hashes, mut missing) = (BTreeMap::new(), Vec::new());
-        for segment in &live {
-            match named.hashes.get(&identity(&segment.meta)) {
-                Some(hash) if backups.has(&segment.meta)? => {
-                    hashes.insert(segment.meta.id, *hash);
-                }
-                _ => missing.push((segment.path(), &segment.meta)),
+        let (mut found, mut missing) = (Vec::new(), Vec::new());
+        let segments = content.live.iter().map(|s| (s.path(), Piece::segment(&s.meta)));
+        let values = content.live_values().into_iter().map(|(id, file)| {
+            let ValueIdentity { file_len, checksum } = file.identity();
+            (file.path(), Piece::values(id, file_len, checksum))
+        });
+        for (path, piece) in segments.chain(values) {
+            match named.hashes.get(&piece) {
+                Some(hash) if backups.has(&piece)? => found.push((piece, *hash)),
+                _ => missing.push((path, piece)),
             }
         }
-        missing.extend(tail.iter().map(|meta| (home.path(meta.id), meta)));
+        let values = content.tail_values.iter();
+        let values = values.map(|used| Piece::values(used.id, used.file_len, used.checksum));
+        let tail: Vec<Piece> =
+            content.tail.iter().map(|meta| Piece::segment(meta)).chain(values).collect();
+        missing.extend(tail.iter().map(|piece| (dir.join(piece.file_name()), *piece)));
         let new_segments = missing.len();
-        let new_bytes = bytes_of(missing.iter().map(|(_, meta)| *meta));
+        let new_bytes = missing.iter().map(|(_, piece)| piece.len).sum::<u64>();
         let (mut done, total) = (0, 2 * new_bytes);
         progress(done, total);
-        for (from, meta) in missing {
+        for (from, piece) in missing {
             self.check_open()?;
-            let hash = backups.take(&from, meta, &mut |bytes| progress(done + bytes, total))?;
-            hashes.insert(meta.id, hash);
-            done += 2 * meta.file_len;
+            let hash = backups.take(&from, &piece, &mut |bytes| progress(done + bytes, total))?;
+            found.push((piece, hash));
+            done += 2 * piece.len;
             progress(done, total);
         }
-        for meta in &tail {
-            backups.remove(&segment_file_name(meta.id))?;
+        for piece in &tail {
+            backups.remove(&piece.file_name())?;
         }
         let number = numbers.last().map_or(1, |last| last.saturating_add(1));
         let created_ms = env.clock.unix_ms();
-        let manifest = BackupManifest { number, created_ms, state, hashes };
+        let (values, segments): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|(piece, _)| piece.has_values);
+        let hashes = segments.into_iter().map(|(piece, hash)| (piece.id, hash)).collect();
+        let values = values.into_iter().map(|(Piece { id, len, checksum, .. }, hash)| {
+            (id, BackedUpValues { file_len: len, checksum, hash })
+        });
+        let (state, values) = (content.state, values.collect());
+        let manifest = BackupManifest { number, created_ms, state, hashes, values };
         backups.install(&manifest)?;
         Ok(BackupReport { backup: info(&manifest), new_segments, new_bytes })
     }
@@ -530,19 +598,24 @@ fn no_backup(path: &Path, why: &str) -> Error {
     Error::NoBackup { path: path.to_path_buf(), why: why.to_owned() }
 }
 
-/// Looks whether a file is the segment that `meta` describes, and sound.
-fn look(
-    env: &Env,
-    path: &Path,
-    meta: &SegmentMeta,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<()> {
-    let reader = SegmentReader::open_in(env, path)?;
-    if reader.file_len() != meta.file_len || reader.footer_checksum() != meta.checksum {
+/// Looks whether a file is what it is taken for, and sound.
+fn look(env: &Env, path: &Path, piece: &Piece, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    let wanted = (piece.len, piece.checksum);
+    let check = |is_that: bool| {
         let what = "it is not the segment that the manifest names (swapped or overwritten)";
-        return Err(Error::corruption(path, 0, what));
-    }
-    match reader.verify_with(progress)?.damage.into_iter().next() {
+        if is_that { Ok(()) } else { Err(Error::corruption(path, 0, what)) }
+    };
+    let damage = if piece.has_values {
+        let reader = ValueReader::open_in(env, path)?;
+        let ValueIdentity { file_len, checksum } = reader.identity();
+        check((file_len, checksum) == wanted)?;
+        reader.verify(progress)?.damage
+    } else {
+        let reader = SegmentReader::open_in(env, path)?;
+        check((reader.file_len(), reader.footer_checksum()) == wanted)?;
+        reader.verify_with(&mut |done, _| progress(done))?.damage
+    };
+    match damage.into_iter().next() {
         Some(damage) => Err(Error::corruption(path, damage.offset, damage.what)),
         None => Ok(()),
     }

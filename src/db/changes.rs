@@ -393,6 +393,10 @@ impl ChangeIter {
                 let end = Some(Key(value().0)).filter(|end| !end.is_empty());
                 Change::DeleteRange { keyspace, start: key, end }
             }
+            // Nor does the log's decoder let them pass: a log has its values whole.
+            Kind::PutAway | Kind::PutAwayUntil => {
+                return Err(self.tail.damage("it refers to a value".to_owned()));
+            }
         })
     }
 }

@@ -24,12 +24,15 @@ use crate::cursor::{Cursor, Seek};
 use crate::error::{Error, Result};
 use crate::iter::MergeCursor;
 use crate::memtable::Memtable;
+use crate::segment::{SegmentReader, ValueUse};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::{KeyspaceId, SegmentId, SeqNo};
-use crate::version::{ManifestState, Segment, SegmentHome, SegmentMeta};
+use crate::version::{
+    ManifestState, Segment, SegmentHome, SegmentMeta, ValueFile, value_file_name,
+};
 use crate::vfs::{Env, OpenMode};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
@@ -53,6 +56,16 @@ pub(super) struct Content {
     pub(super) live: Vec<Arc<Segment>>,
     /// The segments that were written for it.
     pub(super) tail: Vec<Arc<SegmentMeta>>,
+    /// The value segments that those list.
+    pub(super) tail_values: Vec<ValueUse>,
+}
+
+impl Content {
+    /// The value segments that the shared segments list, by id.
+    pub(super) fn live_values(&self) -> BTreeMap<SegmentId, &Arc<ValueFile>> {
+        let listed = self.live.iter().flat_map(|segment| segment.values());
+        listed.map(|(used, file)| (used.id, file)).collect()
+    }
 }
 
 impl Db {
@@ -101,18 +114,26 @@ impl Inner {
         let moment = self.moment()?;
         let new = Unfinished::create(env, target)?;
         let home = new.home(env, self.options.max_open_files);
-        let Content { state, live, tail } = self.write_tail(moment, &home)?;
-        let total: u64 = state.segments.values().map(|meta| meta.file_len).sum();
-        let mut done: u64 = tail.iter().map(|meta| meta.file_len).sum();
+        let content = self.write_tail(moment, &home)?;
+        let segments = content
+            .live
+            .iter()
+            .map(|segment| (segment.path(), home.path(segment.meta.id), segment.meta.file_len));
+        let values = content.live_values().into_iter().map(|(id, file)| {
+            (file.path(), target.join(value_file_name(id)), file.identity().file_len)
+        });
+        let files: Vec<_> = segments.chain(values).collect();
+        let mut done: u64 = content.tail.iter().map(|meta| meta.file_len).sum();
+        done += content.tail_values.iter().map(|used| used.file_len).sum::<u64>();
+        let total = done + files.iter().map(|(.., len)| len).sum::<u64>();
         progress(done, total);
-        for segment in &live {
+        for (from, to, len) in &files {
             self.check_open()?;
-            let to = home.path(segment.meta.id);
-            link_or_copy(env, segment, &to, &mut |bytes| progress(done + bytes, total))?;
-            done += segment.meta.file_len;
+            link_or_copy(env, from, to, *len, &mut |bytes| progress(done + bytes, total))?;
+            done += len;
             progress(done, total);
         }
-        new.complete(env, &state)
+        new.complete(env, &content.state)
     }
 
     /// This moment.
@@ -159,7 +180,7 @@ impl Inner {
             let retention = Retention { boundaries, clears, deletes, expired_by, operator, filter };
             let older = OlderData::new(tree.runs().map(|run| run.segments.clone()));
             let next_id = || self.ids.next_segment();
-            let stop = || self.stopping();
+            let stop = |_| self.stopping();
             let output = write_run(home, &mut entries, &retention, older, &spec, &next_id, &stop)?;
             if let Some(error) = output.failure {
                 // Operands are copied as they are; whoever reads them gets the error.
@@ -170,13 +191,23 @@ impl Inner {
         let run = state.next_run;
         state.next_run.0 += u64::from(!written.is_empty());
         let mut tail = Vec::with_capacity(written.len());
+        let mut tail_values = BTreeMap::new();
         for meta in written {
             let meta = Arc::new(SegmentMeta { run, ..SegmentMeta::clone(&meta) });
+            if !home.values.settle(meta.id).is_empty() {
+                let reader = SegmentReader::open_in(&home.env, home.path(meta.id))?;
+                let uses = reader.properties().value_segments.iter();
+                tail_values.extend(uses.map(|used| (used.id, *used)));
+            }
             state.next_segment = state.next_segment.max(SegmentId(meta.id.0 + 1));
             state.segments.insert(meta.id, Arc::clone(&meta));
             tail.push(meta);
         }
-        Ok(Content { state, live, tail })
+        if let Some((last, _)) = tail_values.last_key_value() {
+            state.next_segment = state.next_segment.max(SegmentId(last.0 + 1));
+        }
+        let tail_values = tail_values.into_values().collect();
+        Ok(Content { state, live, tail, tail_values })
     }
 }
 
@@ -211,19 +242,17 @@ impl Entries for UpTo {
     }
 }
 
-/// Puts a segment's file under another name: as a link, or where there can be none as a copy, synced.
+/// Puts a file of this length under another name: as a link, or where there can be none as a copy, synced.
 fn link_or_copy(
     env: &Env,
-    segment: &Segment,
+    from: &Path,
     to: &Path,
+    len: u64,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let from = segment.path();
-    match env.vfs.hard_link(&from, to) {
+    match env.vfs.hard_link(from, to) {
         Ok(()) => Ok(()),
-        Err(error) if cannot_link(&error) => {
-            copy_file(env, &from, to, segment.meta.file_len, progress).map(drop)
-        }
+        Err(error) if cannot_link(&error) => copy_file(env, from, to, len, progress).map(drop),
         Err(error) => Err(Error::io("link", to, error)),
     }
 }

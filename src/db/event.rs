@@ -102,7 +102,8 @@ pub enum Event {
         duration: Duration,
         /// Why it failed, if it did: then nothing was replaced. [`Error::Closed`] if the database
         /// was closed meanwhile. With [`Error::MergeFailed`] the job is done, and operands that a merge
-        /// operator failed on stay as they are; with [`Error::FilterFailed`], values that were to be filtered.
+        /// operator failed on stay as they are; with [`Error::FilterFailed`], values that were to be filtered; with
+        /// [`Error::Corruption`] of a value segment, the values in it that are damaged.
         error: Option<Error>,
     },
     /// A write was held back because background work is behind. Told when the wait is over.
@@ -190,6 +191,8 @@ pub enum CompactionReason {
     /// Nobody sees any more what the segments hold: it was cleared, deleted with its range, or has
     /// expired.
     Spent,
+    /// Little of a value segment is still referred to: that moves out of it.
+    Unreferenced,
 }
 
 /// What is done with a compaction's inputs.

@@ -156,7 +156,7 @@ impl Keyspace {
     }
 
     /// About how many bytes of segment files the keys of a range take: the blocks that can hold
-    /// them, whole. Memtables do not count. Costs one index search for each end and segment.
+    /// them, whole. Memtables do not count, nor do values in value segments. Costs one index search for each end and segment.
     ///
     /// # Errors
     ///

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::filter::CompactionFilter;
 use crate::merge::{MergeOperator, ready_made};
 use crate::sync::Arc;
+use crate::types::MAX_VALUE_LEN;
 use crate::version::KeyspaceSettings;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ pub struct KeyspaceOptions {
     merge_operator: Option<Arc<dyn MergeOperator>>,
     compaction_filter: Option<Arc<dyn CompactionFilter>>,
     default_ttl: UsualTtl,
+    separate_above: Option<u64>,
 }
 
 /// What becomes of the usual time to live.
@@ -39,6 +41,7 @@ impl std::fmt::Debug for KeyspaceOptions {
             .field("merge_operator", &self.merge_operator.as_ref().map(|operator| operator.name()))
             .field("compaction_filter", &self.compaction_filter.is_some())
             .field("default_ttl", &self.default_ttl)
+            .field("separate_above", &self.separate_above)
             .finish()
     }
 }
@@ -67,6 +70,19 @@ impl KeyspaceOptions {
     /// Kept until it is set anew.
     pub fn default_ttl(mut self, ttl: impl Into<Option<Duration>>) -> Self {
         self.default_ttl = ttl.into().map_or(UsualTtl::None, UsualTtl::Some);
+        self
+    }
+
+    /// Values of more than so many bytes are written into files of their own from now on, value segments,
+    /// when they are flushed; the segments keep references to them, of 32 bytes. So compactions move the references, and
+    /// a value is written once, not once for each level: worth it from some kilobytes on. A read of such a value costs
+    /// one more read of a file, which the block cache does not keep; ranges with
+    /// [`keys_only`](crate::IterOptions::keys_only) and `contains_key` do without. What was removed or overwritten
+    /// keeps its room in a value segment until less than half of that is in use, when compactions write the rest
+    /// anew. Kept until it is set anew; [`u64::MAX`], as at first: none are. Existing values follow
+    /// when they are compacted.
+    pub fn separate_values_above(mut self, bytes: u64) -> Self {
+        self.separate_above = Some(bytes);
         self
     }
 
@@ -102,6 +118,10 @@ impl KeyspaceOptions {
             UsualTtl::None => settings.default_ttl_ms = 0,
             UsualTtl::Some(ttl) => settings.default_ttl_ms = ttl_ms(ttl)?,
         }
+        if let Some(above) = self.separate_above {
+            // No value is longer than that.
+            settings.separate_above = Some(above).filter(|above| *above < MAX_VALUE_LEN as u64);
+        }
         Ok(settings)
     }
 
@@ -109,6 +129,7 @@ impl KeyspaceOptions {
     pub(super) fn changes_nothing(&self) -> bool {
         self.merge_operator.is_none()
             && self.compaction_filter.is_none()
+            && self.separate_above.is_none()
             && matches!(self.default_ttl, UsualTtl::AsItIs)
     }
 

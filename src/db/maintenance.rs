@@ -9,7 +9,7 @@ use super::observe::{Compacting, Task};
 use super::options::Background;
 use super::{DEFAULT_ID, Inner, MemSlot, ReadState};
 use crate::compaction::{Busy, Job, KeyRange, Mood, Situation};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::hash::keyspace_seed;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -313,9 +313,7 @@ impl Inner {
                     return Ok(());
                 }
             }
-            // What a merge operator or a filter failed with fails no work.
             let failed = background.compaction_error.as_ref();
-            let failed = failed.filter(|error| error.kind() != ErrorKind::UserCode);
             if let Some(error) = background.flush_error.as_ref().or(failed) {
                 return Err(error.clone());
             }
@@ -342,7 +340,7 @@ impl Inner {
             segments.filter(|s| range.concerns(s)).map(|s| s.meta.file_len).sum()
         };
         let compacting = Compacting::new(self, total);
-        // What an operator or a filter fails on keeps nothing else from being compacted.
+        // What an operator or a filter fails on, or a damaged value, keeps nothing else from being compacted.
         let mut failure = None;
         while self.run_when_free(core.id, &pick, &compacting, &mut failure)? {}
         if self.options.merges() {
@@ -404,7 +402,7 @@ impl Inner {
     }
 
     /// Runs the job that `pick` gives, once no other job has any of its segments. `false` if it
-    /// gives none. The first failure of a merge operator or a filter goes to `failure`.
+    /// gives none. What first kept one from merging, filtering or moving a value goes to `failure`.
     fn run_when_free(
         &self,
         keyspace: KeyspaceId,

@@ -80,7 +80,7 @@ pub use stats::{Histograms, KeyMapStats, KeyspaceStats, LevelStats, Stats};
 pub use transact::TransactionOptions;
 pub use transaction::Transaction;
 pub use transaction_range::TransactionRange;
-pub use verify::{DamagedPlace, DatabaseReport, LogReport, SegmentReport};
+pub use verify::{DamagedPlace, DatabaseReport, LogReport, SegmentReport, ValueSegmentReport};
 
 use crate::compaction::Strategy;
 use crate::deletes::RangeDeletes;
@@ -728,5 +728,9 @@ mod spent_tests;
 mod strategy_tests;
 #[cfg(test)]
 mod stress_tests;
+#[cfg(test)]
+mod values_copy_tests;
+#[cfg(test)]
+mod values_tests;
 #[cfg(test)]
 mod walk_tests;

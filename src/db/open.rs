@@ -33,7 +33,8 @@ use crate::sync::{Arc, ArcSwap, Condvar, Mutex, Striped};
 use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
 use crate::version::{
     Change, Edit, LiveSegments, MANIFEST_NAME, MANIFEST_NEW_NAME, Manifest, ManifestState, RunNo,
-    Segment, SegmentHome, Unsettled, Version, parse_segment_file_name, remove_leftovers,
+    Segment, SegmentHome, Unsettled, Version, parse_segment_file_name, parse_value_file_name,
+    remove_leftovers,
 };
 use crate::vfs::{Env, OpenMode, VfsLock};
 use crate::wal::{
@@ -91,6 +92,7 @@ fn lock_directory(dir: &Path, options: &Options) -> Result<Box<dyn VfsLock>> {
             let path = dir.join(name);
             let is_log = parse_log_file_name(name).is_some();
             if parse_segment_file_name(name).is_some()
+                || parse_value_file_name(name).is_some()
                 || is_log && file_len(&options.env, &path)? > LOG_HEADER_LEN
             {
                 return Err(not_a_database("its MANIFEST is missing, but its data is there"));
@@ -343,6 +345,7 @@ pub(super) fn segment_home(env: Env, dir: &Path, options: &Options) -> SegmentHo
         cache: Arc::new(SharedCache::new(options.cache_bytes)),
         files: Arc::new(FilePool::new(Arc::clone(&env.vfs), options.max_open_files)),
         points: if options.hash_runs { PointIndex::HashRun } else { PointIndex::Filter },
+        values: Arc::default(),
         env,
     }
 }
@@ -360,7 +363,9 @@ pub(super) fn load(
     }
     let mut live = LiveSegments::new();
     for meta in state.segments.values() {
-        live.insert(meta.id, Segment::open(&home, meta.clone(), false)?);
+        let segment = Segment::open(&home, meta.clone(), false)?;
+        segment.mark_live();
+        live.insert(meta.id, segment);
     }
     let (env, dir, floor) = (&home.env, &home.dir, state.log_floor);
     let progress =
@@ -446,6 +451,7 @@ fn recover(
     remove_leftovers(&env, dir, |name| {
         name == MANIFEST_NEW_NAME
             || parse_segment_file_name(name).is_some_and(|id| !state.segments.contains_key(&id))
+            || parse_value_file_name(name).is_some_and(|id| home.values.get(id).is_none())
             || parse_log_file_name(name)
                 .is_some_and(|id| id < state.log_floor && !kept.contains(&id))
     })?;

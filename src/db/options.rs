@@ -421,6 +421,14 @@ impl Builder {
         self
     }
 
+    /// Values of the default keyspace of more than so many bytes go into value segments; of other keyspaces
+    /// see [`Db::keyspace_with`], and of what that means
+    /// [`KeyspaceOptions::separate_values_above`](crate::KeyspaceOptions::separate_values_above).
+    pub fn separate_values_above(mut self, bytes: u64) -> Self {
+        self.options.keyspace = self.options.keyspace.separate_values_above(bytes);
+        self
+    }
+
     /// Opens the database, recovering what a crash left.
     ///
     /// Reads the manifest, each segment's footer and properties, and the logs that are not flushed.

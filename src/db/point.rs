@@ -23,7 +23,7 @@ use super::histogram::Tally;
 use super::read::{ReadFrom, fold};
 use super::snapshot_list::Moment;
 use super::{Inner, ReadState};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hash::key_hash;
 use crate::slice::{Lent, Value};
 use crate::sync::atomic::Ordering;
@@ -145,6 +145,8 @@ struct Wanted<'a> {
     hash: u64,
     /// A registered snapshot; none for now.
     registered: Option<Moment>,
+    /// Whether a value that lies elsewhere is to be read; if not, it is taken to be empty.
+    with_value: bool,
 }
 
 /// What a lookup came to.
@@ -156,6 +158,8 @@ enum Answer<R> {
     Operand,
     /// The state has changed in between: look again.
     Again,
+    /// The value lies elsewhere and cannot be read.
+    Failed(Box<Error>),
 }
 
 impl ReadFrom<'_> {
@@ -171,7 +175,14 @@ impl ReadFrom<'_> {
     ) -> Result<Option<R>> {
         self.check()?;
         let hash = key_hash(key, self.core.hash_seed);
-        self.point(Wanted { key, hash, registered: self.snapshot }, take)
+        self.point(Wanted { key, hash, registered: self.snapshot, with_value: true }, take)
+    }
+
+    pub(super) fn contains(&self, key: &[u8]) -> Result<bool> {
+        self.check()?;
+        let hash = key_hash(key, self.core.hash_seed);
+        let wanted = Wanted { key, hash, registered: self.snapshot, with_value: false };
+        Ok(self.point(wanted, |_| ())?.is_some())
     }
 
     pub(super) fn get_into(&self, key: &[u8], buffer: &mut Vec<u8>) -> Result<bool> {
@@ -198,7 +209,8 @@ impl ReadFrom<'_> {
                 self.inner.keymap.prefetch(*hash);
             }
             for (key, hash) in chunk.iter().zip(&hashes) {
-                let wanted = Wanted { key: key.as_ref(), hash: *hash, registered: snapshot };
+                let (key, hash) = (key.as_ref(), *hash);
+                let wanted = Wanted { key, hash, registered: snapshot, with_value: true };
                 values.push(self.point(wanted, |value| Value(value.to_bytes()))?);
             }
         }
@@ -274,6 +286,10 @@ impl ReadFrom<'_> {
                             None => return Answer::Gone,
                         }
                     }
+                    // While the segment is held, and so what it refers to.
+                    Kind::PutAway | Kind::PutAwayUntil => {
+                        return self.bring(kind, value, wanted, &mut take);
+                    }
                 };
                 match take.take() {
                     Some(take) => Answer::Value(take(value)),
@@ -283,12 +299,13 @@ impl ReadFrom<'_> {
             match self.newest(&state, tree, snapshot, wanted, &mut tally, &mut judge) {
                 Ok(Some(Answer::Again)) => {}
                 Ok(Some(Answer::Value(value))) => break Ok(Some(value)),
+                Ok(Some(Answer::Failed(error))) => break Err(*error),
                 Ok(Some(Answer::Operand)) => match self.folded(&wanted, &state) {
                     Ok(Answer::Value(value)) => {
                         break Ok(take.take().map(|take| take(Lent::whole(&value))));
                     }
                     Ok(Answer::Again) => {}
-                    Ok(Answer::Gone | Answer::Operand) => break Ok(None),
+                    Ok(Answer::Gone | Answer::Operand | Answer::Failed(_)) => break Ok(None),
                     Err(error) => break Err(error),
                 },
                 Ok(Some(Answer::Gone) | None) => break Ok(None),
@@ -303,7 +320,7 @@ impl ReadFrom<'_> {
     #[cold]
     fn alone(&self, key: &[u8]) -> Result<Option<Bytes>> {
         let (state, view) = self.stable_view()?;
-        fold(self.core, &state, self.tree(&state)?, &view, key)
+        fold(&self.inner.home, self.core, &state, self.tree(&state)?, &view, key)
     }
 
     /// What the versions of a key come to, looked up again from the start in the same state.
@@ -317,7 +334,7 @@ impl ReadFrom<'_> {
         if !Arc::ptr_eq(state, &self.inner.state.load()) {
             return Ok(Answer::Again);
         }
-        let value = fold(self.core, state, tree, &view, wanted.key)?;
+        let value = fold(&self.inner.home, self.core, state, tree, &view, wanted.key)?;
         Ok(value.map_or(Answer::Gone, Answer::Value))
     }
 
@@ -331,7 +348,7 @@ impl ReadFrom<'_> {
         tally: &mut ReadStats,
         judge: &mut impl FnMut(SeqNo, Kind, Lent<'_>) -> Answer<R>,
     ) -> Result<Option<Answer<R>>> {
-        let Wanted { key, hash, registered } = wanted;
+        let Wanted { key, hash, registered, .. } = wanted;
         for slot in state.memtables() {
             if let Some(found) = slot.table.get(self.core.id, key, hash, snapshot) {
                 tally.memtable_hits += 1;
@@ -355,6 +372,33 @@ impl ReadFrom<'_> {
             tally.wasted_blocks += u64::from(!looked.key_there);
         }
         Ok(None)
+    }
+
+    /// The answer that a put gives whose value lies elsewhere.
+    #[cold]
+    fn bring<R>(
+        &self,
+        kind: Kind,
+        value: Lent<'_>,
+        wanted: Wanted<'_>,
+        take: &mut Option<impl FnOnce(Lent<'_>) -> R>,
+    ) -> Answer<R> {
+        let (expiry, reference) = split_expiry(kind, value.bytes());
+        let now_ms = || wanted.registered.map_or_else(|| self.inner.now_ms(), |m| m.now_ms);
+        if kind.expires() && expiry <= now_ms() {
+            return Answer::Gone;
+        }
+        let home = &self.inner.home;
+        let fetched = if wanted.with_value {
+            home.values.fetch(&home.dir, reference)
+        } else {
+            Ok(Bytes::new())
+        };
+        match (fetched, take.take()) {
+            (Ok(value), Some(take)) => Answer::Value(take(Lent::whole(&value))),
+            (Ok(_), None) => Answer::Gone,
+            (Err(error), _) => Answer::Failed(Box::new(error)),
+        }
     }
 }
 

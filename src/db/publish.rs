@@ -86,6 +86,12 @@ const OF_KEYSPACE: Table<KeyspaceStats, f64> = &[
     ("ashlardb_keyspace_garbage_bytes", Unit::Bytes, "What newer segments supersede.", |k| {
         k.garbage_bytes as f64
     }),
+    ("ashlardb_keyspace_value_bytes", Unit::Bytes, "Values in value segments.", |k| {
+        k.value_bytes as f64
+    }),
+    ("ashlardb_keyspace_referenced_value_bytes", Unit::Bytes, "What of them is in use.", |k| {
+        k.referenced_value_bytes as f64
+    }),
     ("ashlardb_keyspace_space_amplification", Unit::Count, "Files for what lives in them.", |k| {
         k.space_amplification()
     }),

@@ -19,7 +19,7 @@ use crate::slice::{Key, Value};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::SeqNo;
-use crate::version::{RunCursor, Segment, Tree};
+use crate::version::{RunCursor, Segment, SegmentHome, Tree};
 use bytes::Bytes;
 use std::ops::{Bound, RangeBounds};
 
@@ -112,6 +112,7 @@ impl ReadFrom<'_> {
 /// the versions must all be of this one, or an operand would be missed or counted twice. In a segment the
 /// second version and those behind it are walked over, each once.
 pub(super) fn fold(
+    home: &SegmentHome,
     core: &KeyspaceCore,
     state: &ReadState,
     tree: &Tree,
@@ -123,7 +124,10 @@ pub(super) fn fold(
         if state.has_range_deletes() { state.range_delete(tree, key, view.snapshot) } else { None };
     let view = &View { floor: view.floor.max(hidden_by), ..*view };
     let mut fold = Fold::new(view);
-    let finish = |fold: Fold<'_>| fold.finish(key, &core.name, core.operator());
+    let finish = |mut fold: Fold<'_>| {
+        fold.bring(|reference| home.values.fetch(&home.dir, reference))?;
+        fold.finish(key, &core.name, core.operator())
+    };
     for slot in state.memtables() {
         let mut take = |entry: MemEntry| fold.add(entry.seqno, entry.kind, entry.value);
         if slot.table.versions(core.id, key, hash, view.snapshot, &mut take) {
@@ -183,8 +187,12 @@ impl CursorSource for Sources {
         Ok(sources)
     }
 
+    fn fetch(&self, reference: &[u8]) -> Result<Bytes> {
+        self.inner.home.values.fetch(&self.inner.home.dir, reference)
+    }
+
     fn fold(&self, key: &[u8], view: &View) -> Result<Option<Bytes>> {
-        fold(&self.core, &self.state, &self.tree, view, key)
+        fold(&self.inner.home, &self.core, &self.state, &self.tree, view, key)
     }
 
     fn out_of_order(&self) -> Error {
@@ -198,6 +206,10 @@ struct Failed(Error);
 
 impl CursorSource for Failed {
     fn cursors(&self, _: &Arc<Bounds>) -> Result<Vec<RangeSource>> {
+        Err(self.0.clone())
+    }
+
+    fn fetch(&self, _: &[u8]) -> Result<Bytes> {
         Err(self.0.clone())
     }
 
@@ -285,13 +297,14 @@ macro_rules! forward_reads {
             self.read_from().get_into(key.as_ref(), buffer)
         }
 
-        /// Whether a key is there. Costs as for [`get_with`](Self::get_with).
+        /// Whether a key is there. Costs as for [`get_with`](Self::get_with), but a value in a value
+        /// segment is not read.
         ///
         /// # Errors
         ///
         /// As for [`get`](Self::get).
         pub fn contains_key(&self, key: impl AsRef<[u8]>) -> $crate::Result<bool> {
-            Ok(self.read_from().lend(key.as_ref(), |_| ())?.is_some())
+            self.read_from().contains(key.as_ref())
         }
 
         /// The values of several keys, all as of one moment, in the order asked. Costs a little less

@@ -1,8 +1,8 @@
 //! Opening to read, beside a writer that goes on.
 //!
 //! What is there is read by the same code as at any opening, which changes nothing before everything was
-//! found sound; and here nothing is changed after that either. Segments stay open, so that it does not
-//! matter when the writer removes them; logs are in memtables when opening ends.
+//! found sound; and here nothing is changed after that either. Segments and value segments stay open, so that
+//! it does not matter when the writer removes them; logs are in memtables when opening ends.
 //!
 //! A writer may be at work between any two calls. Files never change but at their end, and are removed
 //! only after an edit of the manifest that does not need them, so whatever it does comes out as an error

@@ -20,7 +20,7 @@
 
 use super::observe::Watch;
 use super::options::Options;
-use super::repair_cursor::{Newest, Piece, SalvagedRun};
+use super::repair_cursor::{Newest, OldValues, Piece, SalvagedRun};
 use super::repair_report::{SavedKeyspace, SharedBook, Uncertainty};
 use super::unfinished::{FIRST_LOG, NEXT_LOG, Unfinished};
 use super::verify::{Closed, DamagedPlace, len_of, lost_name};
@@ -349,13 +349,19 @@ impl Old<'_> {
                 Arc::make_mut(&mut deletes).add_all(&own);
             }
             let merge = MergeCursor::new(cursors);
-            let mut newest = Newest::new(merge, view, deletes, Arc::clone(&book));
-            let spec = spec(options, id, keyspace_seed(state.hash_seed, id));
+            let mut newest = {
+                let values = OldValues::new(dir.to_path_buf(), Arc::clone(&files));
+                Newest::new(merge, view, deletes, Arc::clone(&book), values)
+            };
+            let spec = OutputSpec {
+                separate_above: source.settings.separate_above,
+                ..spec(options, id, keyspace_seed(state.hash_seed, id))
+            };
             let retention = Retention::new(vec![SeqNo::ZERO], Vec::new());
             let older = OlderData::default();
             let progress = RefCell::new(&mut *progress);
             let next_id = || SegmentId(next_segment.replace(next_segment.get() + 1));
-            let stop = || {
+            let stop = |_| {
                 (progress.borrow_mut())((before + book.lock().read).min(total), total);
                 false
             };
@@ -396,5 +402,14 @@ fn spec(options: &Options, keyspace: KeyspaceId, hash_seed: u64) -> OutputSpec {
     let segment_bytes = options.segment_bytes;
     let min_piece_bytes = OutputSpec::smallest_piece(segment_bytes);
     let level = (LEVELS - 1) as u8;
-    OutputSpec { keyspace, level, segment, segment_bytes, cuts: Vec::new(), min_piece_bytes }
+    OutputSpec {
+        keyspace,
+        level,
+        segment,
+        segment_bytes,
+        cuts: Vec::new(),
+        min_piece_bytes,
+        separate_above: None,
+        value_segment_bytes: segment_bytes,
+    }
 }

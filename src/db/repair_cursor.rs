@@ -3,19 +3,19 @@
 //! Both go forward only. What a cursor over a segment meets is entered in the book before an entry behind
 //! it is shown, so that [`Newest`] knows of a key whether something newer may be lost. Called by `repair`.
 
-use super::repair_report::{Book, SharedBook, enter_found, enter_whole, entering};
+use super::repair_report::{Book, Lost, SharedBook, enter_found, enter_whole, entering};
 use super::verify::DamagedPlace;
 use crate::cache::{FilePool, PooledFile};
 use crate::cursor::{Cursor, Seek};
 use crate::deletes::RangeDeletes;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::iter::{MergeCursor, View};
-use crate::segment::{Salvage, SalvageCursor};
+use crate::segment::{Reference, Salvage, SalvageCursor, ValueReader};
 use crate::sync::Arc;
-use crate::types::{Kind, SegmentId, SeqNo};
-use crate::version::{SegmentMeta, segment_file_name};
+use crate::types::{Kind, SegmentId, SeqNo, split_expiry};
+use crate::version::{SegmentMeta, segment_file_name, value_file_name};
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 /// A segment of the old database.
@@ -177,6 +177,51 @@ pub(super) struct Newest {
     near: Vec<usize>,
     pub(super) keys: u64,
     pub(super) bytes: u64,
+    values: OldValues,
+    /// The value that is shown, if it is one that lay elsewhere.
+    fetched: Option<Bytes>,
+}
+
+/// The value segments of the old database.
+pub(super) struct OldValues {
+    pub(super) dir: PathBuf,
+    pub(super) files: Arc<FilePool>,
+    open: HashMap<SegmentId, Result<ValueReader>>,
+}
+
+impl OldValues {
+    pub(super) fn new(dir: PathBuf, files: Arc<FilePool>) -> OldValues {
+        OldValues { dir, files, open: HashMap::new() }
+    }
+
+    /// The value of an entry, its expiry in front; or why it is lost.
+    fn fetch(
+        &mut self,
+        kind: Kind,
+        value: &[u8],
+        book: &SharedBook,
+    ) -> Result<std::result::Result<Bytes, DamagedPlace>> {
+        let (_, proper) = split_expiry(kind, value);
+        let reference = Reference::decode(proper).map_err(|m| m.at(&self.dir, 0))?;
+        let path = self.dir.join(value_file_name(reference.file));
+        let OldValues { files, open, .. } = self;
+        let reader = open.entry(reference.file).or_insert_with(|| {
+            let file = PooledFile::new(Arc::clone(files), reference.file, path.clone());
+            let (reader, wrong) = ValueReader::salvage(Arc::new(file), path.clone())?;
+            if let Some(error) = wrong {
+                book.lock().found.push(DamagedPlace::from_error(&path, error)?);
+            }
+            Ok(reader)
+        });
+        // What the reference says of the value is tested: so it does not matter whose file this was.
+        let fetched = reader.as_ref().map_err(Error::clone);
+        let fetched = match fetched.and_then(|reader| reader.get(&reference)) {
+            Ok(fetched) => fetched,
+            Err(error) => return DamagedPlace::from_error(&path, error).map(Err),
+        };
+        let (expiry, _) = value.split_at(value.len() - proper.len());
+        Ok(Ok(if expiry.is_empty() { fetched } else { [expiry, &fetched[..]].concat().into() }))
+    }
 }
 
 impl Newest {
@@ -185,6 +230,7 @@ impl Newest {
         view: View,
         deletes: Arc<RangeDeletes>,
         book: SharedBook,
+        values: OldValues,
     ) -> Newest {
         let (decided, near) = (None, Vec::new());
         let (shown, highest) = (SeqNo::ZERO, SeqNo::ZERO);
@@ -203,11 +249,14 @@ impl Newest {
             near,
             keys,
             bytes,
+            values,
+            fetched: None,
         }
     }
 
     /// Goes on to the next version that is to be shown, from one that may be.
     fn settle(&mut self) -> Result<()> {
+        self.fetched = None;
         while self.merge.valid() {
             let (seqno, kind) = (self.merge.seqno(), self.merge.kind());
             let is_older = self.decided.as_ref().is_some_and(|key| *key == self.merge.key());
@@ -222,6 +271,10 @@ impl Newest {
                     || self.view.is_cleared(seqno)
                     || deleted.is_some_and(|deleted| seqno <= deleted);
                 let was_open = is_older && self.is_open;
+                if !is_gone && kind.is_away() && !self.bring(was_open)? {
+                    self.merge.next()?;
+                    continue;
+                }
                 self.is_open = !is_gone && kind.is_merge();
                 if !is_gone && !was_open {
                     self.keys += 1;
@@ -234,7 +287,7 @@ impl Newest {
                 if !is_gone {
                     self.shown = if was_open || self.is_open { seqno } else { SeqNo::ZERO };
                     self.highest = self.highest.max(self.shown);
-                    self.bytes += self.merge.value_ref().len() as u64;
+                    self.bytes += self.value_ref().len() as u64;
                     return Ok(());
                 }
             }
@@ -242,6 +295,28 @@ impl Newest {
         }
         self.end_open();
         Ok(())
+    }
+
+    /// Reads the value that the version refers to. If it is lost, an older version stands in for it, as for one
+    /// in a block that is lost.
+    fn bring(&mut self, was_open: bool) -> Result<bool> {
+        let (kind, value) = (self.merge.kind(), self.merge.value());
+        let mut place = match self.values.fetch(kind, &value, &self.book)? {
+            Ok(value) => {
+                self.fetched = Some(value);
+                return Ok(true);
+            }
+            Err(place) => place,
+        };
+        let key = self.merge.key().to_vec();
+        place.key_range = Some((key.clone(), key));
+        let age = self.merge.source().unwrap_or(usize::MAX);
+        let lost = Lost { place, age, older: 0, with_low: true, with_high: true };
+        self.book.lock().lost.push(lost);
+        if !was_open {
+            self.decided = None;
+        }
+        Ok(false)
     }
 
     /// Ends with a key of which there are only operands: what they were merged into may be lost,
@@ -300,7 +375,7 @@ impl Cursor for Newest {
     }
 
     fn kind(&self) -> Kind {
-        self.merge.kind()
+        self.merge.kind().here()
     }
 
     fn key_bytes(&self) -> Bytes {
@@ -308,10 +383,10 @@ impl Cursor for Newest {
     }
 
     fn value(&self) -> Bytes {
-        self.merge.value()
+        self.fetched.clone().unwrap_or_else(|| self.merge.value())
     }
 
     fn value_ref(&self) -> &[u8] {
-        self.merge.value_ref()
+        self.fetched.as_deref().unwrap_or(self.merge.value_ref())
     }
 }

@@ -12,7 +12,7 @@
 //! Called by background work, by one thread at a time or several.
 
 use super::{Inner, MemSlot};
-use crate::compaction::{Job, Mood, Situation};
+use crate::compaction::{Job, LIVE_SHARE, Mood, Situation};
 use crate::error::Result;
 use crate::sync::Arc;
 use crate::types::{SegmentId, SeqNo};
@@ -247,6 +247,17 @@ impl Inner {
             holds_deleted(tree, s, boundaries[0]) || is_calm && s.is_half_expired(expired_by)
         };
         tree.segments().filter(is_concerned).map(Job::rewrite).find(|job| now.busy.admits(job))
+    }
+
+    /// A job that writes a segment anew so that its values move out of a value segment of which little is
+    /// still referred to: as soon as it is less than half if there is time, else a quarter.
+    pub(super) fn pick_for_values(&self, tree: &Tree, now: &Situation<'_>) -> Option<Job> {
+        if !self.options.merges() {
+            return None;
+        }
+        let part = if now.mood == Mood::Calm { LIVE_SHARE } else { 2 * LIVE_SHARE };
+        let is_low = |s: &&Arc<Segment>| s.values().iter().any(|(_, file)| file.is_below(part));
+        tree.segments().filter(is_low).map(Job::rewrite).find(|job| now.busy.admits(job))
     }
 
     /// Whether a segment has something that range tombstones hide from everybody, or that has expired

@@ -6,6 +6,7 @@ use super::point::ReadStats;
 use crate::compaction::Space;
 use crate::error::Error;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -115,6 +116,13 @@ pub struct KeyspaceStats {
     pub range_runs: usize,
     /// Estimated bytes of the segments that newer ones supersede.
     pub garbage_bytes: u64,
+    /// Value segments: see
+    /// [`KeyspaceOptions::separate_values_above`](crate::KeyspaceOptions::separate_values_above).
+    pub value_segments: usize,
+    /// Bytes of values in them.
+    pub value_bytes: u64,
+    /// Of these bytes, those that entries refer to; old versions too.
+    pub referenced_value_bytes: u64,
 }
 
 impl KeyspaceStats {
@@ -235,7 +243,8 @@ pub struct Stats {
     pub callback_panics: u64,
     /// Events that no listener heard of, because too many stalls waited for it.
     pub events_left_out: u64,
-    /// The failure of the last flush or compaction, until one succeeds.
+    /// The failure of the last flush or compaction, until one succeeds; or what kept the last compaction
+    /// that succeeded from merging, filtering or moving a value, which it left as it was.
     pub background_error: Option<Error>,
     /// Segments that compactions found damaged and leave alone, with the damage.
     pub quarantined: Vec<Error>,
@@ -316,6 +325,11 @@ impl fmt::Display for Stats {
                 keyspace.space_amplification(),
                 keyspace.range_runs
             )?;
+            if keyspace.value_segments > 0 {
+                let (all, used) = (keyspace.value_bytes, keyspace.referenced_value_bytes);
+                let count = keyspace.value_segments;
+                writeln!(f, "  {} of values in {count} segments, {} used", size(all), size(used))?;
+            }
             if keyspace.compaction_debt_bytes > 0 {
                 writeln!(f, "  compaction is {} behind", size(keyspace.compaction_debt_bytes))?;
             }
@@ -448,9 +462,18 @@ impl Inner {
                     }
                     level
                 });
+                let listed = tree.segments().flat_map(|segment| segment.values());
+                let values: BTreeMap<_, _> = listed.map(|(used, file)| (used.id, file)).collect();
+                let (all, used) = values.values().fold((0, 0), |(all, used), file| {
+                    let (bytes, referenced) = file.bytes();
+                    (all + bytes, used + referenced)
+                });
                 Some(KeyspaceStats {
                     name: core.name.clone(),
                     levels: levels.collect(),
+                    value_segments: values.len(),
+                    value_bytes: all,
+                    referenced_value_bytes: used,
                     compaction_debt_bytes: self.strategy.debt(tree, self.garbage_known()),
                     range_runs: tree.runs().count(),
                     garbage_bytes: Space::of(tree, self.garbage_known()).garbage,
@@ -466,7 +489,9 @@ impl Inner {
         let cache_misses = misses + reads.blocks.saturating_sub(reads.cached_blocks);
         let background = self.background.lock();
         let c = &self.counters;
-        let failed = background.flush_error.clone().or(background.compaction_error.clone());
+        let failed = background.flush_error.as_ref();
+        let failed = failed.or(background.compaction_error.as_ref());
+        let failed = failed.or(background.left_as_it_was.as_ref()).cloned();
         drop(background);
         let mut quarantined: Vec<_> = self.quarantined.lock().clone().into_iter().collect();
         quarantined.sort_by_key(|(id, _)| *id);

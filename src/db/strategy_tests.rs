@@ -176,7 +176,7 @@ impl Sim {
             // Jobs are chosen now and done later, in any order, with flushes between.
             55..=74 if self.jobs.len() < 4 => {
                 let mood = if self.below(3) == 0 { Mood::Calm } else { Mood::Busy };
-                let job = self.db().inner().claim(mood);
+                let job = self.db().inner().claim(mood).map(|(job, _)| job);
                 self.jobs.extend(job);
             }
             55..=84 if !self.jobs.is_empty() => {

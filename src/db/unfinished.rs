@@ -107,5 +107,6 @@ pub(super) fn writing_home(env: &Env, dir: &Path, max_open_files: usize) -> Segm
         cache: Arc::new(SharedCache::new(0)),
         files: Arc::new(FilePool::new(Arc::clone(&env.vfs), max_open_files)),
         points: PointIndex::HashRun,
+        values: Arc::default(),
     }
 }

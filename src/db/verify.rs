@@ -12,14 +12,17 @@ use super::open::LOCK_NAME;
 use super::{DEFAULT_ID, DEFAULT_KEYSPACE, Inner};
 use crate::checksum::uuid_salt;
 use crate::error::{Error, Result};
-use crate::segment::{Damage, SegmentReader, VerifyReport};
+use crate::segment::{
+    Damage, SegmentReader, ValueIdentity, ValueReader, ValueReport, ValueUse, VerifyReport,
+};
 use crate::types::{KeyspaceId, LogId, SegmentId, SeqNo};
 use crate::version::{
-    MANIFEST_NAME, ManifestState, Salvaged, SegmentMeta, parse_segment_file_name, salvage_manifest,
-    segment_file_name,
+    MANIFEST_NAME, ManifestState, Salvaged, SegmentMeta, parse_segment_file_name,
+    parse_value_file_name, salvage_manifest, segment_file_name, value_file_name,
 };
 use crate::vfs::{Env, OpenMode, VfsLock};
 use crate::wal::{LogFiles, Walk, open_logs, parse_log_file_name};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use tracing::field::Empty;
@@ -40,6 +43,20 @@ pub struct DatabaseReport {
     /// The segments that were read, sound and damaged ones. What is wrong with them is in `damage`
     /// too; those that could not be opened are only there.
     pub segments: Vec<SegmentReport>,
+    /// The value segments that were read, likewise.
+    pub value_segments: Vec<ValueSegmentReport>,
+}
+
+/// What was found in one value segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ValueSegmentReport {
+    /// The file.
+    pub file: PathBuf,
+    /// The name of its keyspace.
+    pub keyspace: String,
+    /// Values that were read and found sound, also such that nothing refers to any more.
+    pub values: u64,
 }
 
 impl DatabaseReport {
@@ -132,6 +149,8 @@ pub(super) struct Closed {
     pub(super) logs: LogFiles,
     /// The segment files in the directory, in order.
     pub(super) segments: Vec<SegmentId>,
+    /// The value segment files likewise.
+    pub(super) values: Vec<SegmentId>,
     pub(super) notices: Vec<String>,
     _lock: Option<Box<dyn VfsLock>>,
 }
@@ -168,8 +187,11 @@ impl Closed {
         let mut segments: Vec<_> =
             names.iter().filter_map(|name| parse_segment_file_name(name)).collect();
         segments.sort_unstable();
+        let mut values: Vec<_> =
+            names.iter().filter_map(|name| parse_value_file_name(name)).collect();
+        values.sort_unstable();
         let notices = std::mem::take(&mut manifest.notices);
-        Ok(Closed { manifest, logs, segments, notices, _lock: lock })
+        Ok(Closed { manifest, logs, segments, values, notices, _lock: lock })
     }
 
     /// Walks over the logs; the places are damage, and torn tails are added to the notices.
@@ -245,12 +267,50 @@ impl DatabaseReport {
         self.segments.push(SegmentReport { file, keyspace, report });
     }
 
+    fn add_values(&mut self, file: PathBuf, keyspace: String, report: ValueReport) {
+        let places = report.damage.into_iter();
+        self.damage.extend(places.map(|damage| DamagedPlace::in_segment(&file, &keyspace, damage)));
+        let values = report.values;
+        self.value_segments.push(ValueSegmentReport { file, keyspace, values });
+    }
+
+    /// Verifies a value segment that a segment lists.
+    fn read_values(
+        &mut self,
+        env: &Env,
+        path: PathBuf,
+        listed: Listed,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let Listed { used, keyspace, key_range } = listed;
+        let wanted = ValueIdentity { file_len: used.file_len, checksum: used.checksum };
+        let opened = ValueReader::open_in(env, &path).and_then(|reader| {
+            let what =
+                "it is not the value segment that a segment refers to (swapped or overwritten)";
+            let is_that = reader.identity() == wanted;
+            if is_that { Ok(reader) } else { Err(Error::corruption(&path, 0, what)) }
+        });
+        match opened {
+            Ok(reader) => {
+                let found = reader.verify(progress)?;
+                self.add_values(path, keyspace, found);
+            }
+            Err(error) => {
+                let mut place = DamagedPlace::from_error(&path, error)?;
+                (place.keyspace, place.key_range) = (Some(keyspace), Some(key_range));
+                self.damage.push(place);
+            }
+        }
+        Ok(())
+    }
+
     /// Verifies a segment; `named` is what the manifest says of it.
     pub(super) fn read_segment(
         &mut self,
         env: &Env,
         path: PathBuf,
         named: Option<(&SegmentMeta, &ManifestState)>,
+        lists: &mut BTreeMap<SegmentId, Listed>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<()> {
         let name = named.and_then(|(meta, state)| state.keyspaces.get(&meta.keyspace));
@@ -267,6 +327,13 @@ impl DatabaseReport {
                 let id = reader.properties().keyspace;
                 let name = name.or(id.map(lost_name)).unwrap_or_default();
                 let report = reader.verify_with(progress)?;
+                let last = reader.last_key().map_or_else(|_| Vec::new(), |key| key.to_vec());
+                for used in &reader.properties().value_segments {
+                    let first = reader.properties().first_key.clone();
+                    let key_range = (first, last.clone());
+                    let own = Listed { used: *used, keyspace: name.clone(), key_range };
+                    lists.entry(used.id).or_insert_with(|| own.clone()).widen(&own);
+                }
                 self.add_segment(path, name, report);
             }
             Err(error) => {
@@ -278,6 +345,26 @@ impl DatabaseReport {
             }
         }
         Ok(())
+    }
+}
+
+/// A value segment, as those segments know it that list it, and the keys between which theirs lie.
+#[derive(Clone)]
+pub(super) struct Listed {
+    used: ValueUse,
+    keyspace: String,
+    key_range: (Vec<u8>, Vec<u8>),
+}
+
+impl Listed {
+    fn widen(&mut self, other: &Listed) {
+        let (first, last) = &mut self.key_range;
+        if other.key_range.0 < *first {
+            first.clone_from(&other.key_range.0);
+        }
+        if other.key_range.1 > *last {
+            last.clone_from(&other.key_range.1);
+        }
     }
 }
 
@@ -316,7 +403,9 @@ pub(super) fn verify_closed(
             paths.extend(closed.segments.iter().map(|id| dir.join(segment_file_name(*id))));
         }
     }
-    let total = closed.logs.bytes() + paths.iter().map(|path| len_of(env, path)).sum::<u64>();
+    let values: Vec<_> = closed.values.iter().map(|id| dir.join(value_file_name(*id))).collect();
+    let files = paths.iter().chain(&values);
+    let total = closed.logs.bytes() + files.map(|path| len_of(env, path)).sum::<u64>();
     let walk = closed.walk_logs(dir, &mut |_, _| Ok(()))?;
     report.add_walk(&walk);
     if report.logs.is_empty() || walk.holes.iter().all(|hole| !hole.loses || hole.torn) {
@@ -326,13 +415,27 @@ pub(super) fn verify_closed(
     progress(done, total);
     let state = closed.manifest.state.as_ref().ok();
     let metas: Vec<_> = state.iter().flat_map(|state| state.segments.values()).collect();
+    let mut lists = BTreeMap::new();
     for (at, path) in paths.into_iter().enumerate() {
         let len = len_of(env, &path);
         let named = state.and_then(|state| Some((metas.get(at)?.as_ref(), state)));
-        report.read_segment(env, path, named, &mut |inside, _| progress(done + inside, total))?;
+        let mut inside = |inside, _| progress(done + inside, total);
+        report.read_segment(env, path, named, &mut lists, &mut inside)?;
         done += len;
         progress(done, total);
     }
+    for id in closed.values.iter().filter(|id| !lists.contains_key(id)) {
+        let path = dir.join(value_file_name(*id));
+        let path = path.display();
+        closed.notices.push(format!("{path}: no segment that can be read refers to it"));
+    }
+    for (id, listed) in lists {
+        let path = dir.join(value_file_name(id));
+        let len = len_of(env, &path);
+        report.read_values(env, path, listed, &mut |inside| progress(done + inside, total))?;
+        done += len;
+    }
+    progress(total, total);
     report.notices.append(&mut closed.notices);
     report.note(&span, total, &watch);
     Ok(report)
@@ -374,7 +477,13 @@ impl Inner {
         let state = self.state.load_full();
         let all: Vec<_> =
             state.version.trees.values().flat_map(|t| t.segments().cloned()).collect();
-        let total = logs.bytes() + all.iter().map(|s| s.meta.file_len).sum::<u64>();
+        let values: BTreeMap<_, _> = all
+            .iter()
+            .flat_map(|s| s.values().iter().map(|(used, file)| (used.id, (file, s.meta.keyspace))))
+            .collect();
+        let value_bytes: u64 = values.values().map(|(file, _)| file.identity().file_len).sum();
+        let segment_bytes: u64 = all.iter().map(|s| s.meta.file_len).sum();
+        let total = logs.bytes() + segment_bytes + value_bytes;
         report.add_walk(&logs.walk(
             dir,
             Some(self.log_salt),
@@ -386,12 +495,18 @@ impl Inner {
         progress(done, total);
         let names = self.keyspaces.lock().clone();
         let name = |id| names.values().find(|c| c.id == id).map_or("", |c| &c.name).to_owned();
-        for segment in all {
+        for segment in &all {
             let mut inside = |at: u64, _| progress(done + at, total);
             let found = segment.reader().verify_with(&mut inside)?;
             done += segment.meta.file_len;
             progress(done, total);
             report.add_segment(segment.path(), name(segment.meta.keyspace), found);
+        }
+        for (file, keyspace) in values.into_values() {
+            let found = file.verify(&mut |at| progress(done + at, total))?;
+            done += file.identity().file_len;
+            progress(done, total);
+            report.add_values(file.path(), name(keyspace), found);
         }
         report.note(&span, total, &watch);
         Ok(report)

@@ -24,11 +24,13 @@ pub(crate) struct Fold<'a> {
     /// Newest first.
     operands: Vec<Bytes>,
     base: Option<Bytes>,
+    /// The base is a reference to the value.
+    is_away: bool,
 }
 
 impl<'a> Fold<'a> {
     pub(crate) fn new(view: &'a View) -> Self {
-        Fold { view, operands: Vec::new(), base: None }
+        Fold { view, operands: Vec::new(), base: None, is_away: false }
     }
 
     /// Takes the next older version, one that the snapshot may see. `true`: no older one matters.
@@ -40,8 +42,9 @@ impl<'a> Fold<'a> {
         let has_expired = expiry <= self.view.now_ms;
         match kind {
             Kind::Delete | Kind::DeleteRange => true,
-            Kind::Put | Kind::PutUntil => {
+            Kind::Put | Kind::PutUntil | Kind::PutAway | Kind::PutAwayUntil => {
                 self.base = Some(value).filter(|_| !has_expired);
+                self.is_away = kind.is_away();
                 true
             }
             Kind::Merge | Kind::MergeUntil => {
@@ -51,6 +54,16 @@ impl<'a> Fold<'a> {
                 false
             }
         }
+    }
+
+    /// Reads the value of the put that was met, if that lies elsewhere. Before the end.
+    pub(crate) fn bring(&mut self, fetch: impl FnOnce(&[u8]) -> Result<Bytes>) -> Result<()> {
+        if std::mem::take(&mut self.is_away)
+            && let Some(base) = &mut self.base
+        {
+            *base = fetch(base)?;
+        }
+        Ok(())
     }
 
     /// The value that they come to, if any.

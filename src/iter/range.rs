@@ -25,6 +25,9 @@ pub(crate) trait CursorSource: Send + Sync {
     /// them it may or may not show entries.
     fn cursors(&self, bounds: &Arc<Bounds>) -> Result<Vec<RangeSource>>;
 
+    /// The value that a reference leads to, from an entry of one of these cursors.
+    fn fetch(&self, reference: &[u8]) -> Result<Bytes>;
+
     /// What the versions of a key come to that the view may see.
     fn fold(&self, key: &[u8], view: &View) -> Result<Option<Bytes>>;
 
@@ -105,6 +108,7 @@ fn decide(
     view: &View,
     deletes: &[Arc<RangeDeletes>],
     source: &dyn CursorSource,
+    keys_only: bool,
 ) -> Result<Decision> {
     if is_deleted(deletes, merge.key(), merge.seqno(), view) {
         return Ok(Decision::Deleted);
@@ -114,10 +118,20 @@ fn decide(
     }
     let value = match merge.kind() {
         Kind::Put => return Ok(Decision::Plain),
+        // Nobody looks at its value.
+        Kind::PutAway if keys_only => return Ok(Decision::Plain),
         Kind::Delete | Kind::DeleteRange => None,
         Kind::PutUntil => {
             let (expiry, value) = without_expiry(Kind::PutUntil, merge.value());
             (expiry > view.now_ms).then_some(value)
+        }
+        kind @ (Kind::PutAway | Kind::PutAwayUntil) => {
+            let (expiry, reference) = without_expiry(kind, merge.value());
+            match expiry > view.now_ms {
+                false => None,
+                true if keys_only => Some(Bytes::new()),
+                true => Some(source.fetch(&reference)?),
+            }
         }
         Kind::Merge | Kind::MergeUntil => source.fold(merge.key(), view)?,
     };
@@ -316,7 +330,7 @@ impl RangeIter {
     }
 
     fn advance_front(&mut self) -> Result<bool> {
-        let RangeIter { source, view, deletes, bounds, front, back, .. } = self;
+        let RangeIter { source, view, deletes, keys_only, bounds, front, back, .. } = self;
         front.note();
         front.value = None;
         let merge = match &mut front.merge {
@@ -366,7 +380,7 @@ impl RangeIter {
             if matches!(front.limit, Limit::Past) && *merge.key() <= front.key[..] {
                 return Err(source.out_of_order());
             }
-            match decide(merge, view, deletes, &**source)? {
+            match decide(merge, view, deletes, &**source, *keys_only)? {
                 Decision::Absent => {}
                 Decision::Deleted => deleted += 1,
                 Decision::Plain => {
@@ -393,7 +407,7 @@ impl RangeIter {
     }
 
     fn advance_back(&mut self) -> Result<bool> {
-        let RangeIter { source, view, deletes, bounds, front, back, .. } = self;
+        let RangeIter { source, view, deletes, keys_only, bounds, front, back, .. } = self;
         back.note();
         back.value = None;
         let merge = match &mut back.merge {
@@ -446,7 +460,7 @@ impl RangeIter {
                 return Err(source.out_of_order());
             }
             let decision = if is_visible {
-                decide(merge, view, deletes, &**source)?
+                decide(merge, view, deletes, &**source, *keys_only)?
             } else {
                 Decision::Absent
             };
@@ -488,13 +502,13 @@ impl RangeIter {
     /// and [`step_front`](Self::step_front) goes on from where the front was.
     #[inline]
     fn stride_front(&mut self) -> bool {
-        let RangeIter { view, bounds, front, back, done, .. } = self;
+        let RangeIter { view, keys_only, bounds, front, back, done, .. } = self;
         let (At::Given, Some(merge), false) = (front.at, &mut front.merge, *done) else {
             return matches!(front.at, At::Among) && self.stride_among(true);
         };
         back.note();
         let wants = |entry: Shown<'_>| {
-            view.shows(&entry) && bounds.below(entry.key) && back.is_behind(entry.key)
+            view.shows(&entry, *keys_only) && bounds.below(entry.key) && back.is_behind(entry.key)
         };
         let strode = merge.stride(true, wants);
         front.lags |= strode;
@@ -504,13 +518,13 @@ impl RangeIter {
     /// The same from the back.
     #[inline]
     fn stride_back(&mut self) -> bool {
-        let RangeIter { view, bounds, front, back, done, .. } = self;
+        let RangeIter { view, keys_only, bounds, front, back, done, .. } = self;
         let (At::Given, Some(merge), false) = (back.at, &mut back.merge, *done) else {
             return matches!(back.at, At::Among) && self.stride_among(false);
         };
         front.note();
         let wants = |entry: Shown<'_>| {
-            view.shows(&entry) && bounds.above(entry.key) && front.is_before(entry.key)
+            view.shows(&entry, *keys_only) && bounds.above(entry.key) && front.is_before(entry.key)
         };
         let strode = merge.stride(false, wants);
         back.lags |= strode;
@@ -521,7 +535,7 @@ impl RangeIter {
     /// databases have none.
     #[cold]
     fn stride_among(&mut self, is_front: bool) -> bool {
-        let RangeIter { view, deletes, bounds, front, back, done, .. } = self;
+        let RangeIter { view, deletes, keys_only, bounds, front, back, done, .. } = self;
         let (end, other) = if is_front { (front, back) } else { (back, front) };
         let (At::Among, Some(merge), false) = (end.at, &mut end.merge, *done) else {
             return false;
@@ -533,7 +547,9 @@ impl RangeIter {
             } else {
                 bounds.above(entry.key) && other.is_before(entry.key)
             };
-            view.shows(&entry) && is_within && !is_deleted(deletes, entry.key, entry.seqno, view)
+            view.shows(&entry, *keys_only)
+                && is_within
+                && !is_deleted(deletes, entry.key, entry.seqno, view)
         });
         end.lags |= strode;
         strode

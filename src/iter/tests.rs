@@ -29,6 +29,10 @@ impl CursorSource for Tables {
         Ok(self.0.iter().map(|t| RangeSource::Memtable(Arc::clone(t).cursor(KS))).collect())
     }
 
+    fn fetch(&self, _: &[u8]) -> Result<Bytes> {
+        unreachable!("nothing lies elsewhere")
+    }
+
     fn fold(&self, _: &[u8], _: &View) -> Result<Option<Bytes>> {
         unreachable!("only puts and removals")
     }
@@ -218,6 +222,10 @@ fn an_error_is_given_once_and_nothing_after_it() {
             Err(Error::Closed)
         }
 
+        fn fetch(&self, _: &[u8]) -> Result<Bytes> {
+            unreachable!("nothing lies elsewhere")
+        }
+
         fn fold(&self, _: &[u8], _: &View) -> Result<Option<Bytes>> {
             unreachable!("only puts and removals")
         }
@@ -301,6 +309,10 @@ impl CursorSource for CountedTables {
             RangeSource::Memtable(Box::new(cursor))
         };
         Ok(self.0.0.iter().map(counted).collect())
+    }
+
+    fn fetch(&self, _: &[u8]) -> Result<Bytes> {
+        unreachable!("nothing lies elsewhere")
     }
 
     fn fold(&self, _: &[u8], _: &View) -> Result<Option<Bytes>> {
@@ -417,6 +429,10 @@ fn a_source_whose_order_is_wrong_is_an_error_and_not_a_walk_without_end() {
                 entries.extend(many(b"a"));
             }
             Ok(vec![RangeSource::Memtable(Box::new(Jumbled { entries, at: None }))])
+        }
+
+        fn fetch(&self, _: &[u8]) -> Result<Bytes> {
+            unreachable!("nothing lies elsewhere")
         }
 
         fn fold(&self, _: &[u8], _: &View) -> Result<Option<Bytes>> {

@@ -453,6 +453,9 @@ pub(super) fn check_flags(flags: u8, value_len: u32) -> Result<(), Malformed> {
         Some(Kind::DeleteRange) => {
             Err(Malformed::Unsupported("a range tombstone in a block needs a newer library"))
         }
+        Some(kind) if kind.is_away() && value_len as usize != kind.least_value() => {
+            Err(Malformed::Damaged("a reference to a value has the wrong length"))
+        }
         Some(kind) if (value_len as usize) < kind.least_value() => {
             Err(Malformed::Damaged("an entry's value has no room for its expiry"))
         }
@@ -492,16 +495,22 @@ pub(super) fn inflate(
 /// The length of a compressed payload once it is unpacked, if it is one that this codec can reach
 /// from so many bytes, so that a wrong length cannot ask for memory without bounds.
 fn raw_len(header: &BlockHeader) -> Result<usize, Malformed> {
-    // LZ4: a length byte adds at most 255. Zstandard: a block of 128 KiB takes 4 bytes at least.
-    let factor = match header.codec {
-        CODEC_LZ4 => 255,
-        CODEC_ZSTD => 32_768,
-        _ => 0,
-    };
-    if factor != 0 && header.raw > (header.stored + 16).saturating_mul(factor) {
+    let Some(limit) = raw_limit(header.codec, header.stored) else { return Ok(0) };
+    if header.raw > limit {
         return Err(Malformed::Damaged("the block's raw length cannot be right"));
     }
-    if factor == 0 { Ok(0) } else { usize::try_from(header.raw).map_err(|_| SHORT) }
+    usize::try_from(header.raw).map_err(|_| SHORT)
+}
+
+/// The greatest length that a codec can reach from so many bytes; `None` of a codec that is not known.
+pub(super) fn raw_limit(codec: u8, stored: u64) -> Option<u64> {
+    // LZ4: a length byte adds at most 255. Zstandard: a block of 128 KiB takes 4 bytes at least.
+    let factor = match codec {
+        CODEC_LZ4 => 255,
+        CODEC_ZSTD => 32_768,
+        _ => return None,
+    };
+    Some((stored + 16).saturating_mul(factor))
 }
 
 /// Calls `hit` with the position of each byte equal to `byte`, rising, until it returns true. Eight

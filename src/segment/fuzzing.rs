@@ -5,11 +5,11 @@ use super::format::{
     SECTION_HASH_RUN, SECTION_HASH_RUN_PARTITIONS, SECTION_INDEX, SECTION_INDEX_PARTITIONS,
 };
 use super::hash_run::{HashPartition, Scope, Shape, read_entries};
-use super::{Block, SegmentReader};
+use super::{Block, Reference, SegmentReader, ValueReader};
 use crate::checksum::{checksum, uuid_salt};
 use crate::coding::{u16_at, u32_at, u64_at};
 use crate::hash::key_hash;
-use crate::types::{PAGE, SeqNo};
+use crate::types::{PAGE, SegmentId, SeqNo};
 use crate::vfs::{Env, OpenMode};
 use bytes::Bytes;
 use std::hint::black_box;
@@ -23,6 +23,55 @@ pub fn segment_bytes(data: &[u8]) {
     let mut sealed = data.to_vec();
     reseal(&mut sealed);
     exercise(&sealed);
+}
+
+/// Treats the bytes as a value segment and reads it in every way: as it is, and again with its
+/// checksums made good; and as a reference to a value.
+pub fn value_bytes(data: &[u8]) {
+    if let Ok(reference) = Reference::decode(data) {
+        assert_eq!(reference.encode(), data);
+    }
+    exercise_values(data);
+    let mut sealed = data.to_vec();
+    let Some(footer) = sealed.len().checked_sub(FOOTER_LEN) else { return };
+    let len = (sealed.len() as u64).to_le_bytes();
+    sealed[footer + 48..footer + 56].copy_from_slice(&len);
+    sealed[footer + 16..footer + 24].copy_from_slice(&(footer as u64).to_le_bytes());
+    sealed[footer + 80..footer + 88].copy_from_slice(b"ASHLRVAL");
+    let sum = checksum(0, sealed.len() as u64, &sealed[footer..footer + 88]);
+    sealed[footer + 88..].copy_from_slice(&sum.to_le_bytes());
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&sealed[footer..footer + 16]);
+    let (salt, mut at) = (uuid_salt(&uuid), 0);
+    while let Some(stored) = u32_at(&sealed[..footer], at + 8) {
+        let end = (at + 20).saturating_add(stored as usize).min(footer);
+        let sum = checksum(salt, at as u64, sealed.get(at + 8..end).unwrap_or_default());
+        sealed[at..at + 8].copy_from_slice(&sum.to_le_bytes());
+        at = end;
+    }
+    exercise_values(&sealed);
+}
+
+fn exercise_values(data: &[u8]) {
+    let env = Env::in_memory(1);
+    let path = Path::new("fuzzed");
+    let Ok(file) = env.vfs.open(path, OpenMode::CreateNew) else { return };
+    if file.write_all_at(data, 0).is_err() {
+        return;
+    }
+    let Ok(reader) = ValueReader::open_in(&env, path) else { return };
+    let Ok(report) = reader.verify(&mut |_| {}) else { return };
+    let mut at = 0;
+    while let (Some(checksum), Some(stored), Some(raw)) =
+        (u64_at(data, at), u32_at(data, at + 8), u32_at(data, at + 12))
+    {
+        let reference = Reference { file: SegmentId(1), offset: at as u64, stored, raw, checksum };
+        let read = reader.get(&reference);
+        assert!(read.as_ref().map_or(true, |value| value.len() == raw as usize));
+        let is_within = at as u64 + reference.record_len() <= reader.bytes();
+        assert!(read.is_ok() || !report.damage.is_empty() || !is_within);
+        at = at.saturating_add(20).saturating_add(stored as usize);
+    }
 }
 
 /// Treats the bytes as a data block: pads them to whole pages, makes length and checksum good,

@@ -12,6 +12,9 @@
 //! key rising, then sequence number falling; a standalone segment has one version a key, without a
 //! number.
 //!
+//! A database may keep long values in files of another kind, value segments, to which entries then refer:
+//! `values` writes and reads these. Standalone segments have none.
+//!
 //! Invariants: every byte is covered by a checksum that binds it to the file and its place; bytes
 //! from a file are checked when they are loaded, and any bytes at all give a value or a typed
 //! error; a damaged data block costs only its own keys. Opening reads footer, section table and
@@ -59,6 +62,7 @@ mod step;
 mod stride_tests;
 #[cfg(test)]
 mod tests;
+mod values;
 mod verify;
 mod verify_hash_run;
 mod writer;
@@ -71,11 +75,12 @@ pub(crate) use hash_slices::HashSlices;
 pub use inspect::{BlockInfo, Blocks, SectionInfo};
 pub use metadata::SegmentMetadata;
 pub(crate) use point::PointIndex;
-pub use properties::Properties;
+pub use properties::{Properties, ValueUse};
 pub use range::SegmentRange;
 pub use reader::SegmentReader;
 pub(crate) use salvage::{Salvage, SalvageCursor, Told};
 pub(crate) use scan::SegmentScan;
+pub(crate) use values::{Reference, ValueIdentity, ValueReader, ValueReport, ValueWriter};
 pub use verify::{Damage, VerifyReport};
 pub use writer::SegmentWriter;
 

@@ -3,9 +3,10 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
 
 use super::format::OPTIONAL;
-use crate::coding::{Reader, put_u16, put_u32};
+use super::values::Reference;
+use crate::coding::{Reader, put_u16, put_u32, put_u64};
 use crate::error::Malformed;
-use crate::types::{KeyspaceId, SeqNo};
+use crate::types::{KeyspaceId, SegmentId, SeqNo};
 
 /// The properties of a segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +47,23 @@ pub struct Properties {
     pub first_expiry_ms: u64,
     /// When the last of these does.
     pub last_expiry_ms: u64,
+    /// The value segments that entries refer to, by number.
+    pub value_segments: Vec<ValueUse>,
+}
+
+/// A value segment that a segment refers to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ValueUse {
+    /// Its number, which is also in its file's name.
+    pub id: SegmentId,
+    /// The length of its file, in bytes.
+    pub file_len: u64,
+    /// The checksum in its footer, by which a swapped file is noticed.
+    pub checksum: u64,
+    /// How many entries refer to it.
+    pub values: u64,
+    /// What the values that they refer to take there, in bytes.
+    pub bytes: u64,
 }
 
 /// What stands for "no keyspace" on disk.
@@ -55,6 +73,9 @@ const FIRST_KEY: u16 = 6;
 const KEYSPACE: u16 = 11;
 /// Written only where they are not zero.
 const OPTIONAL_IDS: std::ops::RangeInclusive<u16> = 0x8010..=0x8013;
+/// Written only if there are any.
+const VALUE_SEGMENTS: u16 = 0x8014;
+const VALUE_USE_LEN: usize = 40;
 
 impl Properties {
     /// The section's bytes.
@@ -77,6 +98,15 @@ impl Properties {
                 put_u16(&mut out, id);
                 put_u32(&mut out, 8);
                 out.extend_from_slice(&integer.to_le_bytes());
+            }
+        }
+        if !self.value_segments.is_empty() {
+            put_u16(&mut out, VALUE_SEGMENTS);
+            put_u32(&mut out, (self.value_segments.len() * VALUE_USE_LEN) as u32);
+            for ValueUse { id, file_len, checksum, values, bytes } in &self.value_segments {
+                for number in [id.0, *file_len, *checksum, *values, *bytes] {
+                    put_u64(&mut out, number);
+                }
             }
         }
         out
@@ -142,6 +172,41 @@ impl Properties {
             && self.last_expiry_ms <= by_ms
     }
 
+    /// Counts an entry that refers to a value.
+    #[cold]
+    pub(crate) fn note_reference(&mut self, reference: &Reference) {
+        let uses = &mut self.value_segments;
+        let found = match uses.binary_search_by_key(&reference.file, |used| used.id) {
+            Ok(at) => uses.get_mut(at),
+            Err(at) => {
+                uses.insert(at, ValueUse { id: reference.file, ..ValueUse::default() });
+                uses.get_mut(at)
+            }
+        };
+        if let Some(used) = found {
+            used.values += 1;
+            used.bytes += reference.record_len();
+        }
+    }
+
+    fn decode_value_segments(value: &[u8]) -> Result<Vec<ValueUse>, Malformed> {
+        let (mut uses, mut reader) = (Vec::<ValueUse>::new(), Reader::new(value));
+        while !reader.is_empty() {
+            let used = ValueUse {
+                id: SegmentId(reader.u64()?),
+                file_len: reader.u64()?,
+                checksum: reader.u64()?,
+                values: reader.u64()?,
+                bytes: reader.u64()?,
+            };
+            if used.values == 0 || uses.last().is_some_and(|last| last.id >= used.id) {
+                return Err(Malformed::Damaged("the list of value segments is not valid"));
+            }
+            uses.push(used);
+        }
+        Ok(uses)
+    }
+
     /// Decodes the section.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Properties, Malformed> {
         const WRONG_LEN: Malformed = Malformed::Damaged("a property has the wrong length");
@@ -165,6 +230,8 @@ impl Properties {
                     return Err(WRONG_LEN);
                 }
                 properties.first_key = value.to_vec();
+            } else if id == VALUE_SEGMENTS {
+                properties.value_segments = Self::decode_value_segments(value)?;
             } else if id == KEYSPACE {
                 let id = value.try_into().map(u32::from_le_bytes).map_err(|_| WRONG_LEN)?;
                 properties.keyspace = (id != STANDALONE).then_some(KeyspaceId(id));
@@ -203,7 +270,34 @@ mod tests {
             expiring: 15,
             first_expiry_ms: 16,
             last_expiry_ms: 17,
+            value_segments: [18, 19]
+                .map(|id| ValueUse {
+                    id: SegmentId(id),
+                    file_len: 20,
+                    checksum: 21,
+                    values: 22,
+                    bytes: 23,
+                })
+                .to_vec(),
         }
+    }
+
+    #[test]
+    fn a_list_of_value_segments_that_is_not_one_is_damaged() {
+        let with = |change: &dyn Fn(&mut Vec<ValueUse>)| {
+            let mut properties = sample();
+            change(&mut properties.value_segments);
+            Properties::decode(&properties.encode())
+        };
+        assert!(with(&|_| {}).is_ok());
+        assert!(matches!(with(&|uses| uses.swap(0, 1)), Err(Malformed::Damaged(_))));
+        assert!(matches!(with(&|uses| uses[1].id = uses[0].id), Err(Malformed::Damaged(_))));
+        assert!(matches!(with(&|uses| uses[0].values = 0), Err(Malformed::Damaged(_))));
+        let mut bytes = sample().encode();
+        bytes.pop();
+        let len = bytes.len() - 79;
+        bytes[len - 4..len].copy_from_slice(&79_u32.to_le_bytes());
+        assert!(Properties::decode(&bytes).is_err());
     }
 
     #[test]
@@ -225,6 +319,7 @@ mod tests {
             expiring: 0,
             first_expiry_ms: 0,
             last_expiry_ms: 0,
+            value_segments: Vec::new(),
             ..sample()
         };
         let with = |id: u16| {
@@ -234,7 +329,7 @@ mod tests {
             bytes.extend_from_slice(b"xy");
             Properties::decode(&bytes)
         };
-        assert_eq!(with(0x8014), Ok(sample()));
+        assert_eq!(with(0x8015), Ok(sample()));
         assert!(matches!(with(15), Err(Malformed::Unsupported(_))));
         assert!(matches!(with(14), Err(Malformed::Damaged(_))));
         let bytes = sample().encode();

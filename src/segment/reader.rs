@@ -253,7 +253,8 @@ impl SegmentReader {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Corruption`] or [`Error::UnsupportedFormat`] if what holds the
-    /// answer is damaged or not supported; [`Error::MergeOperator`] if it is to be merged into something.
+    /// answer is damaged or not supported, or the value lies in a value segment of a database;
+    /// [`Error::MergeOperator`] if it is to be merged into something.
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
         let hash = key_hash(key, self.properties().hash_seed);
         match self.get_at(key, hash, SeqNo::MAX)? {
@@ -270,6 +271,11 @@ impl SegmentReader {
                 let from = value.len() - split_expiry(kind, &value).1.len();
                 Ok(Some(Value(value.slice(from..))))
             }
+            Kind::PutAway | Kind::PutAwayUntil => Err(Error::UnsupportedFormat {
+                file: self.inner.path.clone(),
+                what: "the key's value is in a value segment: read it through its database"
+                    .to_owned(),
+            }),
             Kind::Merge | Kind::MergeUntil => Err(Error::MergeOperator {
                 keyspace: self.inner.path.display().to_string(),
                 reason:
@@ -609,7 +615,7 @@ impl SegmentReader {
     }
 }
 
-fn open_file(env: &Env, path: &Path) -> Result<Arc<dyn FileSource>> {
+pub(super) fn open_file(env: &Env, path: &Path) -> Result<Arc<dyn FileSource>> {
     let file =
         env.vfs.open(path, OpenMode::Read).map_err(|error| Error::io("open", path, error))?;
     Ok(Arc::new(Owned(file)))

@@ -13,7 +13,7 @@ use super::index::{Handle, IndexPartition, IndexRoot};
 use super::metadata::SegmentMetadata;
 use super::reader::SegmentReader;
 use super::verify_hash_run::{HashDamage, HashNotes};
-use super::{Block, Properties};
+use super::{Block, Properties, Reference};
 use crate::coding::u32_at;
 use crate::error::{Error, Result};
 use crate::hash::key_hash;
@@ -364,6 +364,12 @@ impl Verifier<'_> {
             if entry.kind.expires() {
                 self.totals.note_expiry(split_expiry(entry.kind, block.view(&entry.value)).0);
             }
+            if entry.kind.is_away()
+                && let Ok(reference) =
+                    Reference::decode(split_expiry(entry.kind, block.view(&entry.value)).1)
+            {
+                self.totals.note_reference(&reference);
+            }
             self.totals.smallest_seqno = self.totals.smallest_seqno.min(entry.seqno);
             self.totals.largest_seqno = self.totals.largest_seqno.max(entry.seqno);
             self.totals.raw_bytes += (entry.key.len() + entry.value.len()) as u64;
@@ -391,6 +397,12 @@ impl Verifier<'_> {
             return Ok(());
         }
         let properties = self.reader.properties();
+        for (used, recorded) in
+            self.totals.value_segments.iter_mut().zip(&properties.value_segments)
+        {
+            // What those are, the entries do not say.
+            (used.file_len, used.checksum) = (recorded.file_len, recorded.checksum);
+        }
         let expected = Properties {
             created_ms: properties.created_ms,
             keyspace: properties.keyspace,

@@ -17,12 +17,15 @@ use super::format::{
     SECTION_PROPERTIES, SECTION_TAG, Section, encode_table,
 };
 use super::index::{IndexBuilder, shortest_separator};
-use super::{Properties, SegmentInfo, SegmentOptions, bloom, hash_run, hash_run_build};
+use super::{
+    Properties, Reference, SegmentInfo, SegmentOptions, ValueIdentity, bloom, hash_run,
+    hash_run_build,
+};
 use crate::checksum::{checksum, uuid_salt};
 use crate::compression::Compression;
 use crate::error::{Error, Result};
 use crate::hash::{hash_byte, key_hash};
-use crate::types::{Kind, MAX_KEY_LEN, MAX_VALUE_LEN, PAGE, SeqNo, split_expiry};
+use crate::types::{Kind, MAX_KEY_LEN, MAX_VALUE_LEN, PAGE, SegmentId, SeqNo, split_expiry};
 use crate::vfs::{Env, OpenMode, VfsFile};
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
@@ -173,6 +176,9 @@ impl SegmentWriter {
         }
         // A tombstone has no value, whatever the caller says.
         let value = if kind == Kind::Delete { &[] } else { value };
+        if kind.is_away() {
+            Self::reference(kind, value)?;
+        }
         let first = self.properties.entries == 0;
         let order = if first { Ordering::Greater } else { key.cmp(&self.last_key) };
         let same_key = order == Ordering::Equal;
@@ -207,6 +213,11 @@ impl SegmentWriter {
         if kind.expires() {
             properties.note_expiry(split_expiry(kind, value).0);
         }
+        if kind.is_away()
+            && let Ok(reference) = Self::reference(kind, value)
+        {
+            properties.note_reference(&reference);
+        }
         properties.distinct_keys += u64::from(!same_key);
         properties.smallest_seqno = properties.smallest_seqno.min(seqno);
         properties.largest_seqno = properties.largest_seqno.max(seqno);
@@ -217,6 +228,29 @@ impl SegmentWriter {
         }
         self.last_seqno = seqno;
         if self.cutter.is_due() { self.cut(false) } else { Ok(()) }
+    }
+
+    /// What an entry refers to.
+    #[cold]
+    fn reference(kind: Kind, value: &[u8]) -> Result<Reference> {
+        let reference = Reference::decode(split_expiry(kind, value).1);
+        reference.map_err(|_| Error::InvalidOption {
+            option: "value",
+            reason: "a reference to a value has the wrong length".to_owned(),
+        })
+    }
+
+    /// Says what the value segments are that entries refer to. Needed before finishing if any do; `None`
+    /// of one leaves its identity open, and then nobody accepts the segment.
+    pub(crate) fn identify_values(
+        &mut self,
+        identity: impl Fn(SegmentId) -> Option<ValueIdentity>,
+    ) {
+        for used in &mut self.properties.value_segments {
+            if let Some(ValueIdentity { file_len, checksum }) = identity(used.id) {
+                (used.file_len, used.checksum) = (file_len, checksum);
+            }
+        }
     }
 
     /// Whether it is time to finish: little room is left for more keys.

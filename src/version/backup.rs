@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0        88
-//! | header | bytes: an edit, the whole state | a file hash for each segment, by rising id |
+//! | header | bytes: an edit, the whole state | a file hash for each segment, by rising id | value segments |
 //! ```
 //!
 //! A plain value and its bytes, written once and never changed. Called by the backups of `db`.
@@ -33,6 +33,19 @@ pub(crate) struct BackupManifest {
     pub(crate) state: ManifestState,
     /// The hash of each segment's file.
     pub(crate) hashes: BTreeMap<SegmentId, u64>,
+    /// The value segments that the segments list.
+    pub(crate) values: BTreeMap<SegmentId, BackedUpValues>,
+}
+
+/// A value segment in a backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BackedUpValues {
+    /// Its length in bytes.
+    pub(crate) file_len: u64,
+    /// The checksum of its footer.
+    pub(crate) checksum: u64,
+    /// The hash of its file.
+    pub(crate) hash: u64,
 }
 
 impl BackupManifest {
@@ -44,6 +57,14 @@ impl BackupManifest {
         put_bytes(&mut payload, &edit);
         for id in self.state.segments.keys() {
             put_u64(&mut payload, self.hashes.get(id).copied().unwrap_or_default());
+        }
+        if !self.values.is_empty() {
+            put_u64(&mut payload, self.values.len() as u64);
+        }
+        for (id, values) in &self.values {
+            for number in [id.0, values.file_len, values.checksum, values.hash] {
+                put_u64(&mut payload, number);
+            }
         }
         encode_sealed(self, salt, &payload)
     }
@@ -124,10 +145,39 @@ impl Header {
         for id in state.segments.keys() {
             hashes.insert(*id, reader.u64()?);
         }
+        let values = Self::read_values(&mut reader, &state)?;
         if !reader.is_empty() {
             return Err(Malformed::Damaged("it has bytes to spare"));
         }
-        Ok(BackupManifest { number, created_ms, state, hashes })
+        Ok(BackupManifest { number, created_ms, state, hashes, values })
+    }
+
+    /// The value segments, of which there may be none at all.
+    fn read_values(
+        reader: &mut Reader<'_>,
+        state: &ManifestState,
+    ) -> std::result::Result<BTreeMap<SegmentId, BackedUpValues>, Malformed> {
+        let mut values = BTreeMap::new();
+        if reader.is_empty() {
+            return Ok(values);
+        }
+        let wrong = Malformed::Damaged("its list of value segments is not valid");
+        let (count, mut last) = (reader.u64()?, None);
+        if count == 0 {
+            return Err(wrong);
+        }
+        for _ in 0..count {
+            let id = SegmentId(reader.u64()?);
+            let (file_len, checksum, hash) = (reader.u64()?, reader.u64()?, reader.u64()?);
+            // The ids are those of segments, and rise.
+            let is_new = id < state.next_segment && !state.segments.contains_key(&id);
+            if !is_new || last.is_some_and(|last| last >= id) {
+                return Err(wrong);
+            }
+            last = Some(id);
+            values.insert(id, BackedUpValues { file_len, checksum, hash });
+        }
+        Ok(values)
     }
 }
 
@@ -151,7 +201,17 @@ mod tests {
         let mut state = ManifestState::empty([5; 16], 99).with(&changes).unwrap();
         state.edit_number = 0;
         let hashes = BTreeMap::from([(SegmentId(3), 0x33), (SegmentId(8), 0x88)]);
-        BackupManifest { number: 12, created_ms: 1_767_225_600_000, state, hashes }
+        let values = BTreeMap::new();
+        BackupManifest { number: 12, created_ms: 1_767_225_600_000, state, hashes, values }
+    }
+
+    fn with_values() -> BackupManifest {
+        let values = BackedUpValues { file_len: 4592, checksum: 5, hash: 6 };
+        let other = BackedUpValues { file_len: 99, ..values };
+        BackupManifest {
+            values: BTreeMap::from([(SegmentId(2), values), (SegmentId(7), other)]),
+            ..sample()
+        }
     }
 
     fn decode(bytes: &[u8]) -> Result<BackupManifest> {
@@ -164,6 +224,8 @@ mod tests {
         assert_eq!(decode(&manifest.encode(7)).unwrap(), manifest);
         let empty = BackupManifest::default();
         assert_eq!(decode(&empty.encode(0)).unwrap(), empty);
+        let manifest = with_values();
+        assert_eq!(decode(&manifest.encode(7)).unwrap(), manifest);
     }
 
     #[test]
@@ -207,6 +269,20 @@ mod tests {
         for cut in 0..payload.len() {
             assert!(matches!(sealed(&payload[..cut]), Err(Error::Corruption { .. })), "{cut}");
         }
+        let (without, sealed_with) = (payload.len(), with_values().encode(0));
+        let with = &sealed_with[HEADER_LEN..];
+        assert_eq!(sealed(with).unwrap().values.len(), 2);
+        for cut in without + 1..with.len() {
+            assert!(matches!(sealed(&with[..cut]), Err(Error::Corruption { .. })), "{cut}");
+        }
+        // The id of the first: of a segment, behind the second, of no file yet.
+        for id in [3, 7, 8, 9] {
+            let mut with = with.to_vec();
+            with[without + 8] = id;
+            assert!(matches!(sealed(&with), Err(Error::Corruption { offset: 88, .. })), "{id}");
+        }
+        let none = [payload, &[0; 8]].concat();
+        assert!(matches!(sealed(&none), Err(Error::Corruption { offset: 88, .. })));
         let spare = [payload, &[0]].concat();
         assert!(matches!(sealed(&spare), Err(Error::Corruption { offset: 88, .. })));
         // A change of a kind that this version does not know.

@@ -34,6 +34,8 @@ const FORGET_RANGE_DELETES: u8 = 12;
 
 const MERGE_OPERATOR: u8 = 1;
 const DEFAULT_TTL: u8 = 2;
+/// Who does not know it reads what was written with it all the same, or is told so by an entry.
+const SEPARATE_ABOVE: u8 = OPTIONAL | 3;
 
 /// Numbers the sorted runs of a database. Within a keyspace and level, the run with the greater
 /// number is newer. Never reused.
@@ -76,6 +78,8 @@ pub(crate) struct KeyspaceSettings {
     pub(crate) merge_operator: Option<String>,
     /// How long what is written lives unless it says otherwise, in milliseconds; 0: for ever.
     pub(crate) default_ttl_ms: u64,
+    /// Above how many bytes values go into value segments; `None`: none do.
+    pub(crate) separate_above: Option<u64>,
 }
 
 impl KeyspaceSettings {
@@ -87,6 +91,10 @@ impl KeyspaceSettings {
         if self.default_ttl_ms != 0 {
             out.push(DEFAULT_TTL);
             put_bytes(out, &self.default_ttl_ms.to_le_bytes());
+        }
+        if let Some(above) = self.separate_above {
+            out.push(SEPARATE_ABOVE);
+            put_bytes(out, &above.to_le_bytes());
         }
     }
 
@@ -110,6 +118,12 @@ impl KeyspaceSettings {
                     let ttl = value.try_into().map(u64::from_le_bytes).ok().filter(|ttl| *ttl > 0);
                     settings.default_ttl_ms =
                         ttl.ok_or(Malformed::Damaged("a time to live is not a number above 0"))?;
+                }
+                SEPARATE_ABOVE => {
+                    let above = value.try_into().map(u64::from_le_bytes).map_err(|_| {
+                        Malformed::Damaged("a length above which values are separated is none")
+                    })?;
+                    settings.separate_above = Some(above);
                 }
                 _ if id & OPTIONAL != 0 => {}
                 _ => {

@@ -3,13 +3,14 @@
 //! A [`Version`] is immutable; each edit makes a new one that shares the segments. A segment's file
 //! is removed when the last version, iterator or job that holds it lets go, never before.
 
+use super::values::{ValueFile, ValueFiles, count};
 use super::{ManifestState, RunNo, SegmentMeta};
 use crate::cache::{FilePool, PooledFile, SharedCache};
 use crate::deletes::RangeDeletes;
 use crate::error::{Error, Result};
 use crate::hash::keyspace_seed;
 use crate::keymap::{MapSegment, Slices};
-use crate::segment::{BlockCache, Found, HashSlices, PointIndex, SegmentReader};
+use crate::segment::{BlockCache, Found, HashSlices, PointIndex, SegmentReader, ValueUse};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::types::{KeyspaceId, PAGE, SegmentId, SeqNo};
@@ -41,6 +42,7 @@ pub(crate) struct SegmentHome {
     pub(crate) files: Arc<FilePool>,
     /// How point reads without the key map find a block.
     pub(crate) points: PointIndex,
+    pub(crate) values: Arc<ValueFiles>,
 }
 
 impl SegmentHome {
@@ -70,6 +72,8 @@ struct SegmentFile {
     seeks: AtomicU64,
     /// Its hash run is missing or damaged, and writing the segment anew would mend that.
     hash_run_lost: AtomicBool,
+    /// The value segments that its entries refer to.
+    values: Vec<(ValueUse, Arc<ValueFile>)>,
 }
 
 impl std::fmt::Debug for Segment {
@@ -80,7 +84,8 @@ impl std::fmt::Debug for Segment {
 
 impl Segment {
     /// Opens the segment that `meta` describes and checks that the file is that one: its length
-    /// and its footer's checksum. Reads footer, section table and properties.
+    /// and its footer's checksum; likewise the value segments that it lists. Reads footer, section table and
+    /// properties, and of each value segment that no other segment object lists the footer.
     /// `is_new` says that it was written by this handle of the database.
     pub(crate) fn open(
         home: &SegmentHome,
@@ -112,6 +117,7 @@ impl Segment {
                 "it is not the segment that the manifest names (swapped or overwritten)",
             ));
         }
+        let values = home.open_values(&reader.properties().value_segments)?;
         let lacks_hash_run = home.points == PointIndex::HashRun && !reader.has_hash_run();
         let file = SegmentFile {
             id: meta.id,
@@ -122,6 +128,7 @@ impl Segment {
             seeks: AtomicU64::new(0),
             // One that was written without a hash run will not get one by being written again.
             hash_run_lost: AtomicBool::new(!is_new && lacks_hash_run),
+            values,
         };
         Ok(Arc::new(Segment { meta, file: Arc::new(file) }))
     }
@@ -148,9 +155,25 @@ impl Segment {
         self.file.home.path(self.meta.id)
     }
 
-    /// Says that the manifest no longer names the file.
+    /// Says that the manifest names the file. Once for each, before anything of the edit is marked obsolete.
+    pub(crate) fn mark_live(&self) {
+        count(&self.file.values, true);
+    }
+
+    /// Says that the manifest no longer names the file. Once for each that was marked live.
     pub(crate) fn mark_obsolete(&self) {
         self.file.obsolete.store(true, Ordering::Release);
+        count(&self.file.values, false);
+    }
+
+    /// The value segments that its entries refer to, and what of them.
+    pub(crate) fn values(&self) -> &[(ValueUse, Arc<ValueFile>)] {
+        &self.file.values
+    }
+
+    /// The length of its file and what it refers to in value segments, in bytes.
+    pub(crate) fn bytes_with_values(&self) -> u64 {
+        self.meta.file_len + self.values().iter().map(|(used, _)| used.bytes).sum::<u64>()
     }
 
     /// Says that newer segments supersede so many more of its entries: an estimate, which steers

@@ -25,8 +25,9 @@ mod salvage;
 mod state;
 #[cfg(test)]
 mod state_tests;
+mod values;
 
-pub(crate) use backup::BackupManifest;
+pub(crate) use backup::{BackedUpValues, BackupManifest};
 pub(crate) use edit::{Change, Edit, KeyspaceSettings, RunNo, SegmentMeta};
 pub use fuzz::manifest_bytes;
 pub(crate) use live::{
@@ -37,3 +38,4 @@ pub(crate) use manifest::{MANIFEST_NAME, MANIFEST_NEW_NAME, Manifest, Unsettled}
 pub(crate) use run_cursor::RunCursor;
 pub(crate) use salvage::{Salvaged, salvage_manifest};
 pub(crate) use state::{KeyspaceState, ManifestState};
+pub(crate) use values::{ValueFile, parse_value_file_name, value_file_name};

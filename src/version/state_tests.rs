@@ -89,6 +89,7 @@ fn every_change_round_trips_and_nothing_shorter_decodes() {
             settings: KeyspaceSettings {
                 merge_operator: Some("sum".to_owned()),
                 default_ttl_ms: u64::MAX,
+                separate_above: Some(300),
             },
         },
     ];

@@ -68,7 +68,7 @@ fn decode_op<'a>(reader: &mut Reader<'a>) -> Result<Op<'a>, Malformed> {
         return Err(Malformed::Damaged("an operation sets a reserved flag"));
     }
     let number = flags & KIND_BITS;
-    let Some(kind) = Kind::from_u8(number) else {
+    let Some(kind) = Kind::from_u8(number).filter(|kind| !kind.is_away()) else {
         return Err(if Kind::is_reserved(number) {
             Malformed::Unsupported("an operation of a kind that a newer version writes")
         } else {

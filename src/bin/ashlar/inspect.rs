@@ -110,6 +110,9 @@ fn keyspace_json(keyspace: &KeyspaceStats) -> Value {
         "range_runs": keyspace.range_runs,
         "garbage_bytes": keyspace.garbage_bytes,
         "space_amplification": keyspace.space_amplification(),
+        "value_segments": keyspace.value_segments,
+        "value_bytes": keyspace.value_bytes,
+        "referenced_value_bytes": keyspace.referenced_value_bytes,
     })
 }
 

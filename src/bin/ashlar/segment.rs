@@ -55,6 +55,11 @@ fn document(args: &Segment, segment: &SegmentReader, output: &mut Output) -> Res
     insert("compression", segment.compression()?.to_string().into());
     insert("raw_bytes", properties.raw_bytes.into());
     insert("stored_bytes", properties.stored_bytes.into());
+    let values = properties
+        .value_segments
+        .iter()
+        .map(|used| json!({ "id": used.id.0, "values": used.values, "bytes": used.bytes }));
+    insert("value_segments", values.collect());
     let sections = segment.sections().into_iter().map(|section| {
         json!({
             "id": section.id,

@@ -151,6 +151,13 @@ fn report_json(report: &DatabaseReport) -> Value {
             "damage": damage.collect::<Vec<_>>(),
         })
     });
+    let values = report.value_segments.iter().map(|values| {
+        json!({
+            "file": values.file.to_string_lossy(),
+            "keyspace": values.keyspace,
+            "sound_values": values.values,
+        })
+    });
     let logs = report.logs.iter().map(|log| {
         json!({
             "file": log.file.to_string_lossy(),
@@ -164,6 +171,7 @@ fn report_json(report: &DatabaseReport) -> Value {
         "damage": damage.collect::<Vec<_>>(),
         "notices": report.notices,
         "segments": segments.collect::<Vec<_>>(),
+        "value_segments": values.collect::<Vec<_>>(),
         "logs": logs.collect::<Vec<_>>(),
     })
 }
