@@ -26,6 +26,8 @@ mod make;
 mod newer;
 #[path = "golden/segment.rs"]
 mod segment;
+#[path = "golden/values.rs"]
+mod values;
 
 use ashlardb::vfs::Env;
 use ashlardb::{Background, Backups, Change, Db, Error, SegmentReader, SeqNo};
@@ -276,16 +278,42 @@ fn golden_databases_read_as_expected() {
 
 #[test]
 fn golden_backups_read_as_expected() {
+    let contents = check_backups("backups", 4);
+    for (number, expected) in (1..).zip(&contents) {
+        let has = |name: &str, key: &str| expected.contains_key(&(name.into(), key.into()));
+        assert_eq!(
+            (has("cleared", "gone"), has("default", "shared/3")),
+            (number == 1, number == 1)
+        );
+        assert_eq!(has("other", "key"), number == 2);
+        assert_eq!(expected.len(), 10 - usize::from(number == 2));
+    }
+}
+
+#[test]
+fn golden_backups_of_value_segments_read_as_expected() {
+    let contents = check_backups("backups-values", 6);
+    assert_eq!(contents.iter().map(Contents::len).collect::<Vec<_>>(), [7, 13]);
+    let both = |at: usize| &contents[at][&("values".into(), b"both".to_vec())];
+    assert!(both(0).len() == 100 && both(0) != both(1));
+}
+
+/// Reads two backups of a directory with the library and with the second reader; what they hold. Together they
+/// have so many copies of files.
+fn check_backups(dir: &str, copies: usize) -> Vec<Contents> {
     let files = files_under(&golden_dir());
     let store: Files = files
         .iter()
-        .filter_map(|(path, bytes)| Some((path.strip_prefix("backups/")?.into(), bytes.clone())))
+        .filter_map(|(path, bytes)| {
+            let name = path.strip_prefix(dir)?.strip_prefix('/')?;
+            Some((name.into(), bytes.clone()))
+        })
         .collect();
     let env = env_with("safe", &store);
     let backups = Backups::open_in(&env, "safe").expect("a directory of backups");
     let list = backups.list().expect("it can be listed");
     assert_eq!(list.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2]);
-    let mut named = BTreeSet::new();
+    let (mut named, mut held) = (BTreeSet::new(), Vec::new());
     for (number, info) in list {
         let (expected, names) = database::backup(&store, number);
         let info = info.expect("it can be read");
@@ -298,18 +326,12 @@ fn golden_backups_read_as_expected() {
         backups.restore(number, "db", &mut |_, _| {}).expect("it can be restored");
         let db = open_database(&env).expect("a restored database opens");
         assert_eq!(contents(&db).expect("it is read"), expected, "backup {number}");
-        let keys: Vec<_> = expected.keys().map(|(name, key)| (&name[..], &key[..])).collect();
-        let has = |name: &str, key: &str| keys.contains(&(name, key.as_bytes()));
-        assert_eq!(
-            (has("cleared", "gone"), has("default", "shared/3")),
-            (number == 1, number == 1)
-        );
-        assert_eq!(has("other", "key"), number == 2);
-        assert_eq!(keys.len(), 10 - usize::from(number == 2));
+        held.push(expected);
     }
-    let segments = store.keys().filter(|name| name.ends_with(".seg"));
-    assert!(segments.eq(&named), "each is named, and some by both");
-    assert_eq!(named.len(), 4);
+    let is_copy = |name: &&String| name.ends_with(".seg") || name.ends_with(".val");
+    assert!(store.keys().filter(is_copy).eq(&named), "each is named, and some by both");
+    assert_eq!(named.len(), copies);
+    held
 }
 
 /// All that the format has a number for is in some golden file.
@@ -339,7 +361,8 @@ fn every_kind_is_in_a_golden_file() {
     }
     assert!(changes.is_superset(&(1..=12).collect()), "{changes:?}");
     let in_blocks = BTreeSet::from([(1, false), (1, true), (2, false), (3, false), (3, true)]);
-    assert_eq!(entries, in_blocks);
+    let away = [(6, false), (6, true)];
+    assert_eq!(entries, in_blocks.iter().copied().chain(away).collect());
     assert_eq!(operations, in_blocks.into_iter().chain([(4, false)]).collect());
     assert!(properties.is_superset(&(0x8010..=0x8013).collect()), "{properties:x?}");
     assert_eq!((operators.len(), has_ttl), (4, true), "{operators:?}");
@@ -468,7 +491,7 @@ fn observe_database(store: &Files, sound: &Contents) -> Expected {
     } else {
         assert!(contents(&db).is_err());
         let report = db.verify(&mut |_, _| {}).expect("damage is in the report");
-        assert!(report.segments.iter().any(|segment| !segment.report.is_sound()));
+        assert!(!report.is_sound());
     }
     let found = found.expect("damage is never passed over");
     Expected { keys: Some([lost, gone, back]), ..found }
@@ -593,11 +616,12 @@ fn the_writer_still_makes_the_same_bytes() {
 fn fuzz_seeds_pass() {
     let seeds = files_under(&root().join("fuzz/seeds"));
     type Target = (&'static str, fn(&[u8]));
-    let targets: [Target; 4] = [
+    let targets: [Target; 5] = [
         ("segment_reader", ashlardb::fuzzing::segment_bytes),
         ("data_block", ashlardb::fuzzing::data_block),
         ("wal_reader", ashlardb::fuzzing::wal_bytes),
         ("manifest_reader", ashlardb::fuzzing::manifest_bytes),
+        ("value_reader", ashlardb::fuzzing::value_bytes),
     ];
     for (target, run) in targets {
         let seeds = seeds.iter().filter(|(path, _)| path.starts_with(target));

@@ -1,10 +1,10 @@
 //! Damaged copies of golden databases: their logs, manifests and segments.
 
-use super::bytes::{checksum, put};
+use super::bytes::{checksum, put, u64_at};
 use super::damage::{Damaged, Expected};
 use super::database::{Files, Log, Manifest, contents, contents_without, read_log, read_manifest};
 use super::make::{READ_AT_MS, append_edit};
-use super::segment;
+use super::{segment, values};
 use crate::database::log_salt;
 
 /// A database that is about to be damaged.
@@ -78,6 +78,7 @@ pub fn databases(golden: &Files) -> Vec<Damaged> {
     damaged_chains(&Store::new(golden, "chain"), &mut cases);
     damaged_manifests(&Store::new(golden, "batches"), &mut cases);
     damaged_stores(&Store::new(golden, "unclean"), &mut cases);
+    damaged_values(&Store::new(golden, "values"), &mut cases);
     cases
 }
 
@@ -377,4 +378,46 @@ fn damaged_stores(store: &Store, cases: &mut Vec<Damaged>) {
     let defect = "a bit flipped in the first block of the deepest segment";
     let at = block.offset as usize + 1_000;
     cases.push(store.edited("segment-block", defect, expected, &deepest, |file| file[at] ^= 1));
+}
+
+/// Value segments: the oldest segment that lists one is opened first, and so that file.
+fn damaged_values(store: &Store, cases: &mut Vec<Damaged>) {
+    let opening = |at| Expected::new("open", "corruption", at);
+    let lists = store.manifest.segments.keys().find_map(|id| {
+        let segment = segment::read(&store.files[&format!("{id:020}.seg")]);
+        let id = segment.value_segments.first().map(|line| line[0]);
+        id.map(|id| (id, segment))
+    });
+    let (id, segment) = lists.expect("a segment lists one");
+    let name = format!("{id:020}.val");
+    let defect = "a value segment is missing";
+    cases.push(store.case("values-missing", defect, opening(0), &name, |files| {
+        files.remove(&name);
+    }));
+    let other = store.files.keys().find(|file| file.ends_with(".val") && **file != name);
+    let other = store.files[other.expect("there are several")].clone();
+    let defect = "a value segment has the content of another";
+    cases.push(store.case("values-exchanged", defect, opening(0), &name, |files| {
+        files.insert(name.clone(), other);
+    }));
+    let footer = store.files[&name].len() - values::FOOTER;
+    let defect = "a bit flipped in the footer of a value segment";
+    cases.push(store.edited("values-footer", defect, opening(footer), &name, |file| {
+        file[footer + 30] ^= 1;
+    }));
+    // A value that is the newest of its key: that key alone is lost.
+    let read = values::read(&store.files[&name]);
+    let live = contents(&store.files, READ_AT_MS);
+    let entry = segment.entries.iter().find(|entry| {
+        entry.kind == 6 && u64_at(&entry.value, 0) == id && {
+            let (_, value) = &read.records[&u64_at(&entry.value, 8)];
+            live.get(&("values".to_owned(), entry.key.clone())) == Some(value)
+        }
+    });
+    let at = u64_at(&entry.expect("a live value").value, 8) as usize;
+    let expected = Expected::new("get", "corruption", at).lost(1);
+    let defect = "a bit flipped in a value of a value segment";
+    cases.push(store.edited("values-value", defect, expected, &name, |file| {
+        file[at + values::RECORD + 20] ^= 1;
+    }));
 }

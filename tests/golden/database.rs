@@ -4,6 +4,7 @@
 
 use super::bytes::{Input, checksum, u32_at, u64_at};
 use super::segment;
+use super::values::References;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -311,6 +312,7 @@ impl Manifest {
                                 keyspace.default_ttl = Some(u64_at(value, 0));
                                 assert_ne!(keyspace.default_ttl, Some(0));
                             }
+                            0x83 => assert_eq!(value.len(), 8),
                             _ => assert!(id & 0x80 != 0, "unknown option"),
                         }
                     }
@@ -387,7 +389,7 @@ impl Versions {
         assert!(!twice, "no source has two versions with one number");
     }
 
-    fn see_segment(&mut self, line: &SegmentLine, file: &[u8]) {
+    fn see_segment(&mut self, line: &SegmentLine, file: &[u8], references: &mut References<'_>) {
         let segment = segment::read(file);
         let description = &segment.description;
         assert_eq!(description.footer_checksum, line.checksum);
@@ -398,11 +400,23 @@ impl Versions {
             (&description.first_key, &description.last_key),
             (&line.first_key, &line.last_key)
         );
-        for segment::Entry { key, seqno, kind, expiry, value } in segment.entries {
+        let mut listed: BTreeMap<u64, [u64; 2]> = BTreeMap::new();
+        for segment::Entry { key, seqno, mut kind, expiry, mut value } in segment.entries {
             assert!((line.smallest..=line.largest).contains(&seqno));
+            if kind == 6 {
+                let (fetched, bytes) = references.value(&value);
+                let [entries, sum] = listed.entry(u64_at(&value, 0)).or_default();
+                (*entries, *sum) = (*entries + 1, *sum + bytes);
+                (kind, value) = (1, fetched);
+            }
             let place = (Reverse(seqno), 1 + line.level, Reverse(line.run));
             self.see(line.keyspace, key, place, Version { kind, expiry, value });
         }
+        let listed = listed.into_iter().map(|(id, [entries, bytes])| {
+            let file = references.file(id);
+            [id, file.file_length, file.footer_checksum, entries, bytes]
+        });
+        assert!(listed.eq(segment.value_segments), "the value segments it lists");
     }
 
     fn live(self, manifest: &Manifest, now: u64) -> Contents {
@@ -426,10 +440,11 @@ pub fn contents(files: &Files, now: u64) -> Contents {
 pub fn contents_without(files: &Files, missing: &str, now: u64) -> Contents {
     let mut manifest = read_manifest(&files["MANIFEST"]);
     let mut versions = Versions::default();
+    let mut references = References::new(files);
     for (id, line) in &manifest.segments {
         let name = format!("{id:020}.seg");
         if name != missing {
-            versions.see_segment(line, &files[&name]);
+            versions.see_segment(line, &files[&name], &mut references);
         }
     }
     for log in chain(files, manifest.log_floor) {
@@ -461,7 +476,7 @@ pub fn contents_without(files: &Files, missing: &str, now: u64) -> Contents {
     versions.live(&manifest, now)
 }
 
-/// What a backup of a directory holds, from FORMAT.md section 9 alone; and the names of its segments.
+/// What a backup of a directory holds, from FORMAT.md section 9 alone; and the names of its copies.
 pub fn backup(files: &Files, number: u64) -> (Contents, Vec<String>) {
     let file = &files[&format!("{number:020}.backup")];
     assert_eq!(&file[..8], b"ASHLRBAK");
@@ -478,16 +493,33 @@ pub fn backup(files: &Files, number: u64) -> (Contents, Vec<String>) {
     let mut payload = Input::new(&file[88..]);
     manifest.apply(payload.bytes());
     assert_eq!((manifest.log_floor, manifest.next[1]), (1, 2));
-    let mut versions = Versions::default();
     let mut names = Vec::new();
     for (id, line) in &manifest.segments {
         let name = format!("{id:020}-{:016x}.seg", line.checksum);
         assert!(line.largest <= manifest.flushed);
         assert_eq!(payload.int(8), checksum(0, 0, &files[&name]), "{name}");
-        versions.see_segment(line, &files[&name]);
+        names.push(name);
+    }
+    // Value segments, by the names that they have in a database.
+    let mut values = Files::new();
+    let count = if payload.is_empty() { 0 } else { payload.int(8).max(1) };
+    let mut last = 0;
+    for _ in 0..count {
+        let [id, length, sum, hash] = std::array::from_fn(|_| payload.int(8));
+        assert!(last < id && id < manifest.next[0] && !manifest.segments.contains_key(&id));
+        last = id;
+        let name = format!("{id:020}-{sum:016x}.val");
+        let file = &files[&name];
+        assert_eq!((length, hash), (file.len() as u64, checksum(0, 0, file)), "{name}");
+        values.insert(format!("{id:020}.val"), file.clone());
         names.push(name);
     }
     assert!(payload.is_empty(), "nothing to spare");
+    let (mut versions, mut references) = (Versions::default(), References::new(&values));
+    for (line, name) in manifest.segments.values().zip(&names) {
+        versions.see_segment(line, &files[name], &mut references);
+    }
+    assert_eq!(references.seen(), values.len(), "those that segments list, and no others");
     (versions.live(&manifest, 0), names)
 }
 

@@ -512,6 +512,39 @@ pub fn append_edit(manifest: &mut Vec<u8>, number: u64, edit: &[u8]) {
     }
 }
 
+/// Values in value segments, some of which nothing refers to any more; old versions that a snapshot
+/// kept; values in the log that will be separated.
+fn values() -> Files {
+    let database = Database::new(108);
+    let options = KeyspaceOptions::new().separate_values_above(40);
+    let space = database.db.keyspace_with("values", &options).expect("a keyspace");
+    space.put_with_ttl("later", noise(900, 120), LATER).expect("a put succeeds");
+    space.put_with_ttl("soon", noise(901, 120), SOON).expect("a put succeeds");
+    let mut snapshot = None;
+    for round in 0..4u32 {
+        for i in (0..40).filter(|i| round == 0 || i % (round + 1) == 0) {
+            let length = if i % 5 == 0 { 8 + i } else { 41 + i * 11 };
+            let value = noise(u64::from(round * 100 + i), length as usize);
+            space.put(format!("key/{i:03}"), value).expect("a put succeeds");
+        }
+        if round < 3 {
+            database.db.flush().expect("a flush succeeds");
+        }
+        if round == 1 {
+            snapshot = Some(database.db.snapshot());
+        }
+        if round == 2 {
+            space.delete("key/007").expect("a delete succeeds");
+            database.db.flush().expect("a flush succeeds");
+            database.db.wait_idle().expect("compactions succeed");
+        }
+    }
+    drop(space);
+    let files = database.files();
+    drop(snapshot);
+    files
+}
+
 /// What the format allows and our writer never does: a commit group of two batches, a record and a
 /// change of optional kinds, zeros behind the log.
 fn allowed() -> Files {
@@ -684,6 +717,7 @@ pub fn golden() -> Files {
         ("feed", feed()),
         ("operations", operations()),
         ("merges", merges()),
+        ("values", values()),
     ];
     for (name, database) in databases {
         for (file, bytes) in database {
@@ -696,7 +730,9 @@ pub fn golden() -> Files {
     let largest = files.iter().filter(of_merges).max_by_key(|(_, bytes)| bytes.len());
     let largest = largest.expect("a segment").1.clone();
     files.insert("segments/merges.seg".into(), largest);
-    files.extend(backups().into_iter().map(|(name, bytes)| (format!("backups/{name}"), bytes)));
+    for (dir, made) in [("backups", backups()), ("backups-values", backups_of_values())] {
+        files.extend(made.into_iter().map(|(name, bytes)| (format!("{dir}/{name}"), bytes)));
+    }
     files
 }
 
@@ -717,6 +753,29 @@ fn backups() -> Files {
     other.put("key", "in another keyspace").expect("a put succeeds");
     db.delete("shared/3").expect("a delete succeeds");
     back_up();
+    read_dir(&database.env, Path::new(SAFE))
+}
+
+/// Two backups that share a value segment; each has one that the other does not.
+fn backups_of_values() -> Files {
+    const SAFE: &str = "safe";
+    let database = Database::new(109);
+    let options = KeyspaceOptions::new().separate_values_above(40);
+    let space = database.db.keyspace_with("values", &options).expect("a keyspace");
+    for round in 0..2u32 {
+        for i in 0..6 {
+            let length = if i == 0 { 40 } else { 41 + i * 30 };
+            let key = format!("{round}/{i}");
+            space
+                .put(key, noise(u64::from(round * 10 + i), length as usize))
+                .expect("a put succeeds");
+        }
+        if round == 0 {
+            database.db.flush().expect("a flush succeeds");
+        }
+        space.put("both", noise(u64::from(50 + round), 100)).expect("a put succeeds");
+        database.db.backup(SAFE, &mut |_, _| {}).expect("a backup succeeds");
+    }
     read_dir(&database.env, Path::new(SAFE))
 }
 
@@ -750,19 +809,23 @@ pub fn seeds(golden: &Files) -> Files {
     }
     for (path, file) in golden {
         let parts: Vec<&str> = path.split('/').collect();
-        if let ["backups", name] = parts[..]
+        if let [dir @ ("backups" | "backups-values"), name] = parts[..]
             && let Some(number) = name.strip_suffix(".backup")
         {
             // The target reads its input as the payload, too.
+            let name = dir.replacen("backups", "backup", 1);
             let number = number.trim_start_matches('0');
-            seeds.insert(format!("manifest_reader/backup-{number}"), file.clone());
-            seeds.insert(format!("manifest_reader/backup-{number}-payload"), file[88..].to_vec());
+            seeds.insert(format!("manifest_reader/{name}-{number}"), file.clone());
+            seeds.insert(format!("manifest_reader/{name}-{number}-payload"), file[88..].to_vec());
         }
         let ["databases", database, name] = parts[..] else { continue };
         if matches!(database, "versions" | "versions-hash-run" | "merges") && name.ends_with(".seg")
         {
             seeds.insert(format!("segment_reader/{database}"), file.clone());
             seeds.insert(format!("data_block/{database}"), file[..segment::PAGE].to_vec());
+        } else if name.ends_with(".val") {
+            let id = name.trim_start_matches('0').trim_end_matches(".val");
+            seeds.insert(format!("value_reader/{database}-{id}"), file.clone());
         } else if name == "MANIFEST" && file.len() < 8_000 {
             seeds.insert(format!("manifest_reader/{database}"), file.clone());
             // The target reads its input as a single edit, too.

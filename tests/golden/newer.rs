@@ -8,14 +8,14 @@ use ashlardb::{Background, Db, Error, Recovery, SegmentReader};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// The version that is written, of all three kinds of file.
+/// The version that is written, of all kinds of file.
 const CURRENT: u32 = 1;
 
 /// Where its version is in a file of a database or in a segment; `None` if it has none.
 fn version_at(name: &str, file: &[u8]) -> Option<usize> {
     match name.rsplit(['/', '.']).next() {
         Some("MANIFEST" | "wal") => Some(8),
-        Some("seg") => Some(file.len() - 40),
+        Some("seg" | "val") => Some(file.len() - 40),
         _ => None,
     }
 }
@@ -27,7 +27,7 @@ fn altered(name: &str, file: &[u8], manifest: &[u8], changes: &[(usize, u8)]) ->
     for (behind, byte) in changes {
         file[at + behind] = *byte;
     }
-    if name.ends_with(".seg") {
+    if name.ends_with(".seg") || name.ends_with(".val") {
         let footer = file.len() - 96;
         let sum = checksum(0, u64_at(&file, footer + 48), &file[footer..footer + 88]);
         put(&mut file, footer + 88, &sum.to_le_bytes());
@@ -66,7 +66,7 @@ fn there_are_golden_files_of_every_version() {
                 path.rsplit(['/', '.']).next()
             })
             .collect();
-        assert_eq!(kinds, BTreeSet::from(["MANIFEST", "seg", "wal"]), "version {version}");
+        assert_eq!(kinds, BTreeSet::from(["MANIFEST", "seg", "val", "wal"]), "version {version}");
     }
     let next = format!("v{}/", CURRENT + 1);
     assert!(!testdata.keys().any(|path| path.starts_with(&next)), "{next} is not read here");

@@ -84,6 +84,8 @@ pub struct Description {
 pub struct Segment {
     pub description: Description,
     pub entries: Vec<Entry>,
+    /// The value segments that it lists: id, file length, checksum, entries, bytes.
+    pub value_segments: Vec<[u64; 5]>,
 }
 
 /// Footer and section table.
@@ -168,7 +170,8 @@ pub fn read(file: &[u8]) -> Segment {
     assert_eq!(at, layout.table_offset);
     let bytes_of = |id| layout.section(id).map(|s| &file[s.offset..][..s.length]);
 
-    let (properties, first_key) = properties(bytes_of(PROPERTIES).expect("properties"));
+    let (properties, first_key, value_segments) =
+        properties(bytes_of(PROPERTIES).expect("properties"));
     let tag = bytes_of(TAG).expect("tag");
     assert_eq!(tag.len(), 5);
     let last_key = bytes_of(LAST_KEY).expect("last key").to_vec();
@@ -253,12 +256,13 @@ pub fn read(file: &[u8]) -> Segment {
             .collect(),
         blocks,
     };
-    Segment { description, entries }
+    Segment { description, entries, value_segments }
 }
 
-fn properties(section: &[u8]) -> (BTreeMap<u16, u64>, Vec<u8>) {
+fn properties(section: &[u8]) -> (BTreeMap<u16, u64>, Vec<u8>, Vec<[u64; 5]>) {
     let mut input = Input::new(section);
     let (mut integers, mut first_key, mut last_id) = (BTreeMap::new(), None, 0);
+    let mut value_segments = Vec::new();
     while !input.is_empty() {
         let id = input.int(2) as u16;
         let length = input.int(4) as usize;
@@ -274,6 +278,12 @@ fn properties(section: &[u8]) -> (BTreeMap<u16, u64>, Vec<u8>) {
                 assert_eq!(length, 8);
                 integers.insert(id, input.int(8));
             }
+            0x8014 => {
+                assert!(length > 0 && length.is_multiple_of(40));
+                let line = |_| std::array::from_fn(|_| input.int(8));
+                value_segments = (0..length / 40).map(line).collect();
+                assert!(value_segments.windows(2).all(|pair| pair[0][0] < pair[1][0]));
+            }
             _ => {
                 assert!(id & 0x8000 != 0, "unknown property");
                 input.take(length);
@@ -281,7 +291,7 @@ fn properties(section: &[u8]) -> (BTreeMap<u16, u64>, Vec<u8>) {
         }
     }
     assert_eq!(integers.keys().filter(|id| **id < 0x8000).count(), 13);
-    (integers, first_key.expect("a first key"))
+    (integers, first_key.expect("a first key"), value_segments)
 }
 
 struct Block {
@@ -325,7 +335,7 @@ impl Block {
             let flags = input.int(1) as u8;
             assert_eq!(flags & 0b1100_0000, 0, "nothing reserved");
             let (kind, expires) = (flags & 7, flags & 16 != 0);
-            assert!(matches!((kind, expires), (1 | 3, _) | (2, false)), "kind {kind}");
+            assert!(matches!((kind, expires), (1 | 3 | 6, _) | (2, false)), "kind {kind}");
             assert!(kind != 2 || value_length == 0, "a point tombstone has no value");
             let seqno = if flags & 8 != 0 { input.int(8) } else { 0 };
             let key = input.take(key_length).to_vec();
@@ -348,7 +358,7 @@ impl Block {
     }
 }
 
-fn decompress(codec: u8, stored: &[u8], raw: usize) -> Vec<u8> {
+pub fn decompress(codec: u8, stored: &[u8], raw: usize) -> Vec<u8> {
     let out: Option<Vec<u8>> = match codec {
         #[cfg(feature = "lz4")]
         1 => Some(lz4_flex::block::decompress(stored, raw).expect("LZ4")),
