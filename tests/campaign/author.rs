@@ -6,7 +6,8 @@
 use crate::logs;
 use ashlardb::vfs::{Entropy, Env, MemVfs, OpenMode, SeededEntropy, Vfs};
 use ashlardb::{
-    Background, Builder, Compression, Db, Durability, Error, Keyspace, Recovery, WriteBatch, merge,
+    Background, Builder, Compression, Db, Durability, Error, Keyspace, KeyspaceOptions, Recovery,
+    WriteBatch, merge,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -106,11 +107,18 @@ pub struct Knobs {
     pub compression: Compression,
     pub bloom_bits: u8,
     pub hash_runs: bool,
+    /// Above how many bytes values go into value segments.
+    pub separate_above: u64,
 }
 
 impl Default for Knobs {
     fn default() -> Self {
-        Knobs { compression: Compression::None, bloom_bits: 0, hash_runs: true }
+        Knobs {
+            compression: Compression::None,
+            bloom_bits: 0,
+            hash_runs: true,
+            separate_above: u64::MAX,
+        }
     }
 }
 
@@ -126,6 +134,7 @@ impl Knobs {
             .compression(self.compression)
             .bloom_bits_per_key(self.bloom_bits)
             .hash_runs(self.hash_runs)
+            .separate_values_above(self.separate_above)
             .merge_operator(merge::Append)
     }
 
@@ -264,7 +273,9 @@ impl Author {
 
     /// Creates a keyspace, or gives the one that is there.
     pub fn create(&mut self, name: &str) -> u32 {
-        let id = self.db().keyspace(name).expect("it can be created").id().0;
+        let above = self.store.knobs.separate_above;
+        let options = KeyspaceOptions::new().separate_values_above(above);
+        let id = self.db().keyspace_with(name, &options).expect("it can be created").id().0;
         self.store.spaces.insert(id, name.to_owned());
         self.all_durable();
         id

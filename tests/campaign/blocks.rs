@@ -49,7 +49,8 @@ fn make(seed: u64) -> Store {
         [Compression::None, Compression::Lz4, Compression::Zstd(1)][(seed % 3) as usize];
     let hash_runs = !seed.is_multiple_of(4);
     let bloom_bits = if dice.once_in(2) { 10 } else { 0 };
-    let mut author = Author::new(seed, Knobs { compression, bloom_bits, hash_runs });
+    let mut author =
+        Author::new(seed, Knobs { compression, bloom_bits, hash_runs, ..Knobs::default() });
     let other = author.create("other");
     let write = |author: &mut Author, keys: u64| {
         for _ in 0..keys {

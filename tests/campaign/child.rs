@@ -473,13 +473,21 @@ pub fn check_names(db: &Db, names: Vec<String>, logs: Option<usize>) -> Result<(
     let stats = db.stats();
     let levels = stats.keyspaces.iter().flat_map(|keyspace| &keyspace.levels);
     let live: usize = levels.map(|level| level.segments).sum();
+    let values: usize = stats.keyspaces.iter().map(|keyspace| keyspace.value_segments).sum();
     let count = |ending: &str| names.iter().filter(|name| name.ends_with(ending)).count();
     let others = names.iter().filter(|name| {
-        !name.ends_with(".seg") && !name.ends_with(".wal") && *name != "MANIFEST" && *name != "LOCK"
+        let is_ours = [".seg", ".val", ".wal"].iter().any(|ending| name.ends_with(ending));
+        !is_ours && *name != "MANIFEST" && *name != "LOCK"
     });
-    if count(".seg") != live || logs.is_some_and(|logs| count(".wal") != logs) || others.count() > 0
+    if count(".seg") != live
+        || count(".val") != values
+        || logs.is_some_and(|logs| count(".wal") != logs)
+        || others.count() > 0
     {
-        return Err(format!("there are {live} live segments, and of files: {}", names.join(" ")));
+        let names = names.join(" ");
+        return Err(format!(
+            "there are {live} live segments, {values} of values, and of files: {names}"
+        ));
     }
     Ok(())
 }

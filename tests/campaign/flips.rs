@@ -93,11 +93,18 @@ impl Patient {
         for name in self.files.keys().filter(|name| name.ends_with(".seg")) {
             let reader = SegmentReader::open_in(&env_over(&vfs, 1), path_of(name));
             let reader = reader.expect("a sound segment opens");
-            // By itself it has no operator: operands are read through the database.
-            if reader.properties().merge_operands == 0 {
+            // By itself it has no operator and no value segments: then it is read through the database.
+            let properties = reader.properties();
+            if properties.merge_operands == 0 && properties.value_segments.is_empty() {
                 self.pairs.insert(name.clone(), pairs_of(&reader));
             }
         }
+    }
+
+    /// For those that are about values in value segments: there must be some.
+    fn with_values(self) -> Self {
+        assert!(self.files.keys().filter(|name| is_values(name)).count() > 1, "{}", self.name);
+        self
     }
 
     fn bits(&self) -> u64 {
@@ -115,6 +122,10 @@ impl Patient {
         }
         unreachable!("the bit is one of this store")
     }
+}
+
+fn is_values(name: &str) -> bool {
+    name.ends_with(".val")
 }
 
 /// A text that compresses a little.
@@ -164,7 +175,12 @@ fn blend(author: &mut Author, from: u64, keys: u64) {
 
 fn make(round: u64, which: usize) -> Option<Patient> {
     let seed = round * 100 + which as u64 + 1;
-    let knobs = |compression, bloom_bits, hash_runs| Knobs { compression, bloom_bits, hash_runs };
+    let knobs = |compression, bloom_bits, hash_runs| Knobs {
+        compression,
+        bloom_bits,
+        hash_runs,
+        ..Knobs::default()
+    };
     let author = |knobs| Author::new(seed, knobs);
     let dice = Dice::new(seed);
     let lz4 = Compression::Lz4;
@@ -327,6 +343,31 @@ fn make(round: u64, which: usize) -> Option<Patient> {
             };
             Patient::segment("a partitioned filter", options, &pairs)
         }
+        16 => {
+            let mut author =
+                author(Knobs { separate_above: 50, ..knobs(Compression::None, 0, true) });
+            for run in 0..3 {
+                scribble(&mut author, 0, run * 8, 20, 160);
+                author.flush();
+            }
+            scribble(&mut author, 0, 10, 6, 160);
+            author.sync();
+            Patient::new("values in value segments, killed", author.kill()).with_values()
+        }
+        17 => {
+            let mut author = author(Knobs { separate_above: 10, ..knobs(lz4, 10, true) });
+            let other = author.create("other");
+            scribble(&mut author, other, 0, 30, 300);
+            scribble(&mut author, 0, 0, 30, 200);
+            blend(&mut author, 0, 30);
+            author.flush();
+            scribble(&mut author, other, 5, 25, 300);
+            blend(&mut author, 10, 30);
+            author.compact();
+            blend(&mut author, 20, 20);
+            author.flush();
+            Patient::new("values in value segments, lz4, closed", author.close()).with_values()
+        }
         _ => return None,
     })
 }
@@ -477,7 +518,7 @@ fn check_database(patient: &Patient, vfs: &MemVfs, name: &str, bit: u64) -> Resu
         None => None,
     };
     let expected = torn.as_ref().unwrap_or(content);
-    let is_segment = name.ends_with(".seg");
+    let is_segment = name.ends_with(".seg") || is_values(name);
     if patient.chain.iter().any(|log| log.name == name) || name == "MANIFEST" {
         let is_zero_log = patient.files[name].len() <= logs::HEADER;
         if db.stats().recovery_notices.is_empty() && !is_zero_log {
@@ -492,7 +533,8 @@ fn check_database(patient: &Patient, vfs: &MemVfs, name: &str, bit: u64) -> Resu
     if !is_segment && !met.errors.is_empty() {
         return Err(format!("opened, but not all can be read: {}", met.errors[0]));
     }
-    if way == 7 && is_segment {
+    // Of a segment that is beside it, `check_segment` sees to that.
+    if way == 7 && is_segment || is_values(name) {
         check_verify(&db, name)?;
     }
     drop(db);
@@ -512,7 +554,7 @@ fn check_database(patient: &Patient, vfs: &MemVfs, name: &str, bit: u64) -> Resu
 fn check_verify(db: &Db, name: &str) -> Result<(), String> {
     let report = db.verify(&mut |_, _| {}).map_err(|error| format!("verify: {error}"))?;
     let is_known = report.damage.iter().any(|damage| damage.file == path_of(name));
-    if name.ends_with(".seg") != is_known || report.damage.iter().any(|d| d.file != path_of(name)) {
+    if !is_known || report.damage.iter().any(|d| d.file != path_of(name)) {
         return Err(format!("verify of the database found {:?}", report.damage));
     }
     Ok(())

@@ -111,7 +111,7 @@ struct Flip {
 
 impl Flip {
     fn random(dice: &Dice, files: &[(String, Vec<u8>)]) -> Flip {
-        let ending = dice.pick(&["", "", ".wal", ".seg", "MANIFEST"]);
+        let ending = dice.pick(&["", "", ".wal", ".seg", ".val", "MANIFEST"]);
         let fits = |name: &str| name.ends_with(ending);
         let total: usize = files.iter().filter(|(name, _)| fits(name)).map(|f| f.1.len()).sum();
         if total == 0 {

@@ -28,6 +28,7 @@ mod process;
 mod reading;
 mod same;
 mod same_ops;
+mod separated;
 mod soak;
 mod swaps;
 mod tails;
@@ -134,7 +135,13 @@ fn campaign(size: Size, arguments: &[String]) -> ExitCode {
                 totals.save(row, outcome);
             }
         };
-        let outcome = run_row(row, size, shard, before, &save);
+        let counts = separated::Counts::now();
+        let mut outcome = run_row(row, size, shard, before, &save);
+        match separated::Counts::of_row(row.name, counts) {
+            Some(Err(what)) if size == Size::Ci => outcome.violations.push((0, what)),
+            Some(Ok(text)) => eprintln!("{text}"),
+            _ => {}
+        }
         eprintln!("{:<12} {} {}", row.name, outcome.total, row.counts);
         outcomes.push((row, outcome));
     }

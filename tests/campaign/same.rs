@@ -12,6 +12,7 @@
 
 use crate::driver::{Row, Violation, panic_text};
 use crate::same_ops::{Effect, Expected, FILTERED, K, NAMES, Op, Read, answers, judge, operations};
+use crate::separated;
 use crate::workload::{DIR, LIFE, Rng, pass_ages, reduce};
 use ashlardb::vfs::{Env, Failure, SimVfs};
 use ashlardb::{
@@ -97,6 +98,8 @@ struct Setup {
     durability: Durability,
     /// The key map is filled at once when the database is opened.
     fills_map: bool,
+    /// Above how many bytes values go into value segments.
+    separate_above: u64,
     /// A step of background work is done once in so many operations.
     steps: u64,
     /// Leaves out one delete in three: to see that such things are found.
@@ -134,6 +137,7 @@ impl Setup {
             durability: rng.pick(&[Durability::Buffered, Durability::Buffered, Durability::Sync]),
             steps: rng.pick(&[2, 10, 50, 400]),
             fills_map: rng.one_in(2),
+            separate_above: rng.pick(&[u64::MAX, u64::MAX, 20, 300]),
             forgets: false,
         }
     }
@@ -141,7 +145,7 @@ impl Setup {
     fn open(&self, vfs: &SimVfs, seed: u64, ages: u32) -> Result<(Db, Env)> {
         let env = vfs.env(seed);
         pass_ages(&env, ages);
-        let db = Db::builder(DIR)
+        let db = separated::watched(Db::builder(DIR))
             .env(env.clone())
             .merge_operator(merge::SetUnion)
             .background(Background::Manual)
@@ -159,6 +163,7 @@ impl Setup {
             .cache_bytes(self.cache_bytes)
             .max_open_files(self.max_open_files)
             .durability(self.durability)
+            .separate_values_above(self.separate_above)
             .open()?;
         Ok((db, env))
     }
@@ -328,7 +333,7 @@ impl<'a> Run<'a> {
         let (db, env) = self.setup.open(&self.vfs, self.list, self.ages)?;
         for name in db.keyspaces() {
             if let Some(space) = NAMES.iter().position(|n| *n == name) {
-                self.handles.insert(space as u8, open_space(&db, space as u8)?);
+                self.handles.insert(space as u8, open_space(&db, space as u8, self.setup)?);
             }
         }
         if self.setup.fills_map {
@@ -414,7 +419,7 @@ impl<'a> Run<'a> {
             }
             Op::LetGo(slot) => drop(self.snapshots.remove(slot)),
             Op::Create(space) => {
-                let handle = open_space(self.db(), *space)?;
+                let handle = open_space(self.db(), *space, self.setup)?;
                 self.handles.insert(*space, handle);
             }
             Op::Drop(space) => {
@@ -430,7 +435,10 @@ impl<'a> Run<'a> {
                 self.ages += 1;
                 self.env.iter().for_each(|env| pass_ages(env, self.ages));
             }
-            Op::Flush => self.db().flush()?,
+            Op::Flush => {
+                self.db().flush()?;
+                separated::flushed(self.db());
+            }
             Op::Idle => self.db().wait_idle()?,
             Op::Sync => self.db().sync()?,
             Op::Compact(space, first, last) => {
@@ -464,8 +472,10 @@ impl<'a> Run<'a> {
     }
 }
 
-fn open_space(db: &Db, space: u8) -> Result<Keyspace> {
-    let mut options = KeyspaceOptions::new().merge_operator(merge::SetUnion);
+fn open_space(db: &Db, space: u8, setup: &Setup) -> Result<Keyspace> {
+    let mut options = KeyspaceOptions::new()
+        .merge_operator(merge::SetUnion)
+        .separate_values_above(setup.separate_above);
     if space == FILTERED {
         options = options.compaction_filter(judge);
     }

@@ -13,6 +13,7 @@ use crate::driver::{Row, Size, Violation};
 use crate::logs::{self, Fate, HEADER, Log};
 use crate::reading::{pairs_of, read_all, read_segment};
 use ashlardb::{Compression, Error, ErrorKind, Recovery, SegmentReader};
+use std::collections::BTreeMap;
 
 pub const ROW: Row =
     Row { name: "swaps", counts: "misplaced and stale parts", ci: 10_000, release: 200_000, run };
@@ -25,13 +26,20 @@ struct Moment {
     store: Store,
 }
 
+/// Whether the values of this seed are in value segments.
+fn separates(seed: u64) -> bool {
+    seed.is_multiple_of(3)
+}
+
 /// The life of a database: the same steps for the same `seed`, other files for another `world`.
 fn live(seed: u64, world: u64) -> Vec<Moment> {
     let dice = Dice::new(seed ^ 0x51A9);
     let compression = [Compression::None, Compression::Lz4][(seed % 2) as usize];
     let hash_runs = !seed.is_multiple_of(5);
     let bloom_bits = if dice.once_in(2) { 10 } else { 0 };
-    let mut author = Author::new(seed * 2 + world, Knobs { compression, bloom_bits, hash_runs });
+    let separate_above = if separates(seed) { 100 } else { u64::MAX };
+    let knobs = Knobs { compression, bloom_bits, hash_runs, separate_above };
+    let mut author = Author::new(seed * 2 + world, knobs);
     let mut moments = Vec::new();
     let mut spaces = vec![0];
     let key = |n: u64| format!("{:03}", n * 37 % 200).into_bytes();
@@ -204,7 +212,11 @@ fn run(seed: u64, _: Size) -> Result<u64, Violation> {
     let dice = Dice::new(!seed);
     let mut case = Case::new(&moments[moments.len() - 1].store);
     swap_blocks(&mut case, &dice)?;
-    swap_segments(&mut case, &moments, &other)?;
+    swap_files(".seg", &mut case, &moments, &other)?;
+    if separates(seed) {
+        swap_files(".val", &mut case, &moments, &other)?;
+        swap_values(&mut case, &dice)?;
+    }
     swap_logs(&mut case, &moments, &other)?;
     let mut tried = case.tried;
     // An older manifest with each later state of the rest.
@@ -272,12 +284,15 @@ fn swap_blocks(case: &mut Case, dice: &Dice) -> Result<(), String> {
 /// The segment alone says what is wrong with it.
 fn check_segment(case: &Case, name: &str, bytes: &[u8]) -> Result<(), String> {
     let sound = SegmentReader::open_in(&env_over(&case.store.vfs, 1), path_of(name));
-    let pairs = pairs_of(&sound.map_err(|error| error.to_string())?);
+    let sound = sound.map_err(|error| error.to_string())?;
+    let is_whole = sound.properties().value_segments.is_empty();
+    let pairs = if is_whole { pairs_of(&sound) } else { BTreeMap::new() };
     let vfs = with_files(&Files::from([(name.to_owned(), bytes.to_vec())]));
     let Ok(reader) = SegmentReader::open_in(&env_over(&vfs, 1), path_of(name)) else {
         return Ok(());
     };
-    for error in read_segment(&reader, &pairs, 1)? {
+    let errors = if is_whole { read_segment(&reader, &pairs, 1)? } else { Vec::new() };
+    for error in errors {
         if error.kind() != ErrorKind::Corruption {
             return Err(format!("the wrong error: {error}"));
         }
@@ -289,13 +304,17 @@ fn check_segment(case: &Case, name: &str, bytes: &[u8]) -> Result<(), String> {
     }
 }
 
-fn swap_segments(case: &mut Case, moments: &[Moment], other: &Files) -> Result<(), String> {
-    let names = case.names(".seg");
-    // All segments that ever were, here and in the other database.
+/// Whole segments, or value segments.
+fn swap_files(end: &str, case: &mut Case, moments: &[Moment], other: &Files) -> Result<(), String> {
+    let names = case.names(end);
+    if names.is_empty() {
+        return Err(format!("there is no {end} to be swapped"));
+    }
+    // All that ever were, here and in the other database.
     let mut all: Vec<(String, Vec<u8>)> = Vec::new();
     let earlier = moments.iter().flat_map(|moment| moment.store.files());
     for (name, bytes) in earlier.chain(other.clone()) {
-        if name.ends_with(".seg") && !all.iter().any(|(_, known)| *known == bytes) {
+        if name.ends_with(end) && !all.iter().any(|(_, known)| *known == bytes) {
             all.push((name, bytes));
         }
     }
@@ -306,6 +325,47 @@ fn swap_segments(case: &mut Case, moments: &[Moment], other: &Files) -> Result<(
         for with in names.iter().filter(|with| *with > name) {
             let (a, b) = (case.files[name].clone(), case.files[with].clone());
             case.refuses(&format!("{name} and {with} exchanged"), &[(name, &b), (with, &a)])?;
+        }
+    }
+    Ok(())
+}
+
+/// Values within a value segment, and from one to another.
+fn swap_values(case: &mut Case, dice: &Dice) -> Result<(), String> {
+    const FOOTER: usize = 96;
+    let names = case.names(".val");
+    let all: Vec<_> = names
+        .into_iter()
+        .map(|name| {
+            let bytes = case.files[&name].clone();
+            let (mut at, mut records) = (0, Vec::<(usize, usize)>::new());
+            while at < bytes.len() - FOOTER {
+                let stored = bytes[at + 8..at + 12].try_into().expect("four bytes");
+                let len = 20 + u32::from_le_bytes(stored) as usize;
+                records.push((at, len));
+                at += len;
+            }
+            (name, bytes, records)
+        })
+        .collect();
+    for (name, bytes, records) in &all {
+        for (from, source, others) in &all {
+            for _ in 0..4 {
+                let (to, len) = records[dice.index(records.len())];
+                let (start, other_len) = others[dice.index(others.len())];
+                let len = len.min(other_len);
+                let mut swapped = bytes.clone();
+                swapped[to..to + len].copy_from_slice(&source[start..start + len]);
+                let what = format!("{name}: at {to} is what is at {start} of {from}");
+                case.detects(&what, &[(name, &swapped)])?;
+            }
+        }
+        // What the file of another was, under a footer that is right.
+        for (from, source, _) in &all {
+            let len = (bytes.len() - FOOTER).min(source.len() - FOOTER);
+            let mut swapped = bytes.clone();
+            swapped[..len].copy_from_slice(&source[..len]);
+            case.detects(&format!("{name} has the values of {from}"), &[(name, &swapped)])?;
         }
     }
     Ok(())

@@ -4,6 +4,7 @@
 //! file system in memory also what the database does. A [`History`] knows each state that the
 //! database went through and how much of that is durable; a [`Runner`] keeps it while it works.
 
+use crate::separated;
 use ashlardb::filter::Verdict;
 use ashlardb::vfs::{Entropy, Env, SeededEntropy};
 use ashlardb::{
@@ -516,6 +517,8 @@ pub struct Config {
     write_buffers: usize,
     cache_bytes: usize,
     durability: Durability,
+    /// Above how many bytes values go into value segments.
+    separate_above: u64,
 }
 
 impl Config {
@@ -541,6 +544,8 @@ impl Config {
             write_buffers: rng.pick(&[2, 3, 8]),
             cache_bytes: rng.pick(&[0, 32 << 10, 1 << 20]),
             durability: Durability::Buffered,
+            // Of every second seed, so that a row of few seeds has some.
+            separate_above: if seed.is_multiple_of(2) { rng.pick(&[40, 500]) } else { u64::MAX },
         }
     }
 
@@ -549,7 +554,7 @@ impl Config {
     }
 
     fn builder_in(&self, dir: &str, env: &Env) -> Builder {
-        Db::builder(dir)
+        separated::watched(Db::builder(dir))
             .env(env.clone())
             .background(Background::Manual)
             .compaction(self.compaction)
@@ -566,6 +571,7 @@ impl Config {
             .durability(self.durability)
             .max_open_files(8)
             .merge_operator(merge::Append)
+            .separate_values_above(self.separate_above)
     }
 }
 
@@ -614,7 +620,7 @@ impl Runner {
     pub fn open(&mut self) -> Result<(), Trouble> {
         pass_ages(&self.env, self.history.lock().unwrap().ages);
         let db = self.config.builder(&self.env).open()?;
-        self.handles = handles(&db)?;
+        self.handles = handles(&db, &self.config)?;
         self.db = Some(db);
         self.history.lock().unwrap().all_durable();
         Ok(())
@@ -689,6 +695,7 @@ impl Runner {
             }
             Op::Flush => {
                 self.db().flush()?;
+                separated::flushed(self.db());
                 durable();
             }
             Op::Step => drop(self.db().step()?),
@@ -704,13 +711,13 @@ impl Runner {
                 self.check_held()?;
             }
             Op::Create(space) if self.handles.contains_key(space) => {
-                open_space(self.db(), *space)?;
+                open_space(self.db(), *space, &self.config)?;
             }
             Op::Create(space) => {
                 let mut next = State::clone(&now);
                 next.entry(*space).or_default();
                 begin(next);
-                let handle = open_space(self.db(), *space)?;
+                let handle = open_space(self.db(), *space, &self.config)?;
                 self.handles.insert(*space, handle);
                 durable();
             }
@@ -771,7 +778,7 @@ impl Runner {
     fn check_copy(&self, dir: &str, now: &State) -> Result<(), Trouble> {
         let builder = self.config.builder_in(dir, &self.env).create_if_missing(false);
         let copy = builder.open()?;
-        let found = contents(&copy, &handles(&copy)?)?;
+        let found = contents(&copy, &handles(&copy, &self.config)?)?;
         if found != *now {
             let what = self.history.lock().unwrap().describe(&found);
             return Err(Trouble::Wrong(format!("a copy: {what}")));
@@ -835,24 +842,25 @@ fn check_own(
 }
 
 /// The keyspaces that there are.
-fn handles(db: &Db) -> Result<BTreeMap<u8, Keyspace>, Trouble> {
+fn handles(db: &Db, config: &Config) -> Result<BTreeMap<u8, Keyspace>, Trouble> {
     let mut handles = BTreeMap::new();
     for name in db.keyspaces() {
         let Some(space) = NAMES.iter().position(|n| *n == name) else {
             return Err(Trouble::Wrong(format!("there is a keyspace {name:?}")));
         };
-        handles.insert(space as u8, open_space(db, space as u8)?);
+        handles.insert(space as u8, open_space(db, space as u8, config)?);
     }
     Ok(handles)
 }
 
 /// A keyspace with its options, created if it is missing.
-fn open_space(db: &Db, space: u8) -> Result<Keyspace, Error> {
+fn open_space(db: &Db, space: u8, config: &Config) -> Result<Keyspace, Error> {
     let options = if space == FLEETING {
         KeyspaceOptions::new().default_ttl(LIFE).compaction_filter(judge)
     } else {
         KeyspaceOptions::new().merge_operator(merge::Append)
     };
+    let options = options.separate_values_above(config.separate_above);
     db.keyspace_with(NAMES[usize::from(space)], &options)
 }
 

@@ -515,5 +515,8 @@ pub fn options(dice: &Dice, builder: Builder, keep_everything: bool) -> Builder 
     if dice.one_in(4) {
         builder = builder.bloom_bits_per_key(10);
     }
+    if dice.one_in(3) {
+        builder = builder.separate_values_above(dice.pick(&[20, 200, 2000]));
+    }
     builder
 }
