@@ -164,6 +164,14 @@ pub enum Error {
         /// Which limit was met.
         what: &'static str,
     },
+    /// A file cannot be taken into a keyspace, although it is sound. Nothing was taken in.
+    #[error("{} cannot be ingested: {reason}", file.display())]
+    NotIngestible {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An earlier failure made it unsafe to write. Reads go on; open again to recover.
     #[error("writes are refused after a failure ({reason}): reads go on, reopen to recover")]
     Poisoned {
@@ -258,6 +266,7 @@ impl Error {
             | Error::WrongDatabase
             | Error::OutOfOrder { .. }
             | Error::SegmentFull { .. }
+            | Error::NotIngestible { .. }
             | Error::MergeOperator { .. }
             | Error::InvalidTtl { .. } => ErrorKind::InvalidInput,
             Error::MergeFailed { .. } | Error::FilterFailed { .. } => ErrorKind::UserCode,

@@ -69,12 +69,12 @@ pub mod vfs;
 
 pub use compression::Compression;
 pub use db::{
-    Background, BackupInfo, BackupReport, Backups, Builder, Change, ChangeBatch, ChangeIter,
-    ChangedKeyspace, Compaction, CompactionAction, CompactionInfo, CompactionReason,
+    Background, BackupInfo, BackupReport, Backups, Builder, BulkLoader, Change, ChangeBatch,
+    ChangeIter, ChangedKeyspace, Compaction, CompactionAction, CompactionInfo, CompactionReason,
     DEFAULT_KEYSPACE, DamagedPlace, DatabaseReport, Db, Durability, Event, EventListener,
     FlushInfo, Histogram, Histograms, IterOptions, KeyMapStats, Keyspace, KeyspaceOptions,
-    KeyspaceStats, LevelStats, LogReport, LostPlace, MAX_BATCH_BYTES, MAX_KEYSPACE_NAME, Progress,
-    ReadOnlyDb, ReadOnlyKeyspace, ReadStats, RecoveryInfo, RepairReport, SavedKeyspace,
+    KeyspaceStats, LevelStats, LoadInfo, LogReport, LostPlace, MAX_BATCH_BYTES, MAX_KEYSPACE_NAME,
+    Progress, ReadOnlyDb, ReadOnlyKeyspace, ReadStats, RecoveryInfo, RepairReport, SavedKeyspace,
     SegmentReport, SegmentSummary, Snapshot, StallCause, Stats, Task, Transaction,
     TransactionOptions, TransactionRange, Uncertainty, ValueSegmentReport, WriteBatch,
 };

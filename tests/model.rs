@@ -1,22 +1,23 @@
 //! A million random operations against a `BTreeMap`, over several option sets.
 //!
 //! Everything that can be asked of a database is asked at random: puts, deletes, merges, all for ever or
-//! for a time, batches over keyspaces, transactions with others' writes in between, point and range
-//! reads both ways, snapshots, clears, keyspaces created and dropped, flushes, compactions, clean
-//! reopens and reopens of a copy of the files taken while the database was open (the death of the
-//! process). A run follows from its seed; a failure prints the seed.
+//! for a time, batches over keyspaces, loads of sorted entries and of files, transactions with others'
+//! writes in between, point and range reads both ways, snapshots, clears, keyspaces created and
+//! dropped, flushes, compactions, clean reopens and reopens of a copy of the files taken while the
+//! database was open (the death of the process). A run follows from its seed; a failure prints the seed.
 
 use ashlardb::filter::Verdict;
 use ashlardb::merge::{Append, MergeFn};
-use ashlardb::vfs::{Clock, Entropy, Env, ManualClock, MemVfs, SeededEntropy};
+use ashlardb::vfs::{Clock, Entropy, Env, ManualClock, MemVfs, SeededEntropy, Vfs};
 use ashlardb::{
     Background, Builder, Compaction, CompactionReason, Compression, Db, Durability, Event,
-    IterOptions, Key, Keyspace, KeyspaceOptions, Snapshot, Transaction, Value, WriteBatch,
+    IterOptions, Key, Keyspace, KeyspaceOptions, SegmentOptions, SegmentWriter, Snapshot,
+    Transaction, Value, WriteBatch,
 };
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -348,6 +349,20 @@ impl Run {
         (cell.base, cell.operands) = (Some((value, expiry)), Vec::new());
     }
 
+    /// A file of the segment writer.
+    fn file(&self, entries: &BTreeMap<Vec<u8>, Vec<u8>>) -> PathBuf {
+        let env = Env { vfs: Arc::clone(&self.vfs) as _, ..Env::in_memory(1) };
+        env.vfs.create_dir_all(Path::new("/files")).expect("create");
+        let path = PathBuf::from("/files/part");
+        let options = SegmentOptions::default();
+        let mut writer = SegmentWriter::create_in(&env, &path, options).expect("create");
+        for (key, value) in entries {
+            writer.put(key, value).expect("put");
+        }
+        writer.finish().expect("finish");
+        path
+    }
+
     fn some_keyspace(&self) -> String {
         let at = self.below(self.model.len() as u64) as usize;
         self.model.keys().nth(at).expect("there is one").clone()
@@ -552,7 +567,30 @@ impl Run {
                     bounds,
                 );
             }
-            930..=934 if name != "f" => {
+            930 => {
+                let (ttl, expiry) = self.ttl(&name);
+                let entries: BTreeMap<Vec<u8>, Vec<u8>> =
+                    (0..self.below(60)).map(|_| (self.key(), self.value())).collect();
+                let count = entries.len() as u64;
+                if ttl.is_none() && count > 0 && self.below(2) == 0 {
+                    let file = self.file(&entries);
+                    assert_eq!(handle.ingest([&file]).expect("ingest"), count);
+                    self.vfs.remove_file(&file).expect("remove");
+                } else {
+                    let mut loader = handle.bulk_loader().expect("bulk_loader");
+                    for (key, value) in &entries {
+                        match ttl {
+                            Some(_) => loader.put_until(key, value, expiry).expect("put_until"),
+                            None => loader.put(key, value).expect("put"),
+                        }
+                    }
+                    assert_eq!(loader.finish().expect("finish"), count);
+                }
+                for (key, value) in entries {
+                    self.note_put(&name, &key, value, expiry);
+                }
+            }
+            931..=934 if name != "f" => {
                 let now = self.now();
                 let there = |(k, cell): (&Vec<u8>, &Cell)| Some((k.clone(), cell.value(now)?));
                 let mut model = self.model[&name].iter().filter_map(there);

@@ -31,7 +31,8 @@ pub(crate) use lazy::{ALPHA_BUSY, ALPHA_CALM, LazyLeveling};
 pub(crate) use leveled::Leveled;
 pub(crate) use merge::{Entries, InputMerge, LentEntry};
 pub(crate) use output::{
-    KeyTest, LIVE_SHARE, OlderData, Output, OutputSpec, StopTest, remove_segments, write_run,
+    KeyTest, LIVE_SHARE, OlderData, Output, OutputSpec, StopTest, meta_of, remove_segments,
+    write_run,
 };
 pub(crate) use shape::Space;
 pub(crate) use tiered::Tiered;
@@ -177,6 +178,34 @@ impl Busy {
         {
             self.claims.swap_remove(at);
         }
+    }
+
+    /// Takes a span of keys of a level for segments that come from elsewhere, unless a job at work has
+    /// some of it.
+    pub(crate) fn take_span(
+        &mut self,
+        keyspace: KeyspaceId,
+        level: u8,
+        first: &Key,
+        last: &Key,
+    ) -> bool {
+        let claim = Claim { keyspace, level, first: first.clone(), last: last.clone() };
+        let is_free = !self.claims.iter().any(|other| other.meets(&claim));
+        self.claims.extend(is_free.then_some(claim));
+        is_free
+    }
+
+    /// Gives back what [`take_span`](Self::take_span) took. Whether it had.
+    pub(crate) fn release_span(
+        &mut self,
+        keyspace: KeyspaceId,
+        level: u8,
+        first: &Key,
+        last: &Key,
+    ) -> bool {
+        let claim = Claim { keyspace, level, first: first.clone(), last: last.clone() };
+        let at = self.claims.iter().position(|other| *other == claim);
+        at.map(|at| self.claims.swap_remove(at)).is_some()
     }
 
     /// Keeps segments from being taken.

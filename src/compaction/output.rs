@@ -5,7 +5,9 @@
 use super::merge::{Entries, LentEntry};
 use super::versions::{Retention, Sink, Versions};
 use crate::error::{Error, Result};
-use crate::segment::{Reference, SegmentOptions, SegmentWriter, ValueIdentity, ValueWriter};
+use crate::segment::{
+    Reference, SegmentInfo, SegmentOptions, SegmentWriter, ValueIdentity, ValueWriter,
+};
 use crate::slice::Key;
 use crate::sync::Arc;
 use crate::types::{KeyspaceId, Kind, PAGE, REFERENCE_LEN, SegmentId, SeqNo, split_expiry};
@@ -411,21 +413,8 @@ impl RunWriter<'_> {
         self.output.bytes_written += info.file_len;
         let own = std::mem::take(&mut self.finished).into_iter().map(|(id, _)| id).collect();
         self.home.values.note_written(id, own);
-        let p = &info.properties;
-        self.output.segments.push(Arc::new(SegmentMeta {
-            id,
-            keyspace: self.spec.keyspace,
-            level: self.spec.level,
-            run: RunNo(0),
-            file_len: info.file_len,
-            checksum: info.footer_checksum,
-            entries: p.entries,
-            tombstones: p.tombstones,
-            smallest: p.smallest_seqno,
-            largest: p.largest_seqno,
-            first_key: Key(p.first_key.clone().into()),
-            last_key: Key(info.last_key.clone().into()),
-        }));
+        let meta = meta_of(id, self.spec.keyspace, self.spec.level, &info);
+        self.output.segments.push(Arc::new(meta));
         Ok(())
     }
 
@@ -441,6 +430,30 @@ impl RunWriter<'_> {
             remove_file(self.home, &self.home.dir.join(value_file_name(id)));
         }
         remove_segments(self.home, &std::mem::take(&mut self.output.segments));
+    }
+}
+
+/// What the manifest will say of a segment that was written, but for its run.
+pub(crate) fn meta_of(
+    id: SegmentId,
+    keyspace: KeyspaceId,
+    level: u8,
+    info: &SegmentInfo,
+) -> SegmentMeta {
+    let p = &info.properties;
+    SegmentMeta {
+        id,
+        keyspace,
+        level,
+        run: RunNo(0),
+        file_len: info.file_len,
+        checksum: info.footer_checksum,
+        entries: p.entries,
+        tombstones: p.tombstones,
+        smallest: p.smallest_seqno,
+        largest: p.largest_seqno,
+        first_key: Key(p.first_key.clone().into()),
+        last_key: Key(info.last_key.clone().into()),
     }
 }
 

@@ -60,7 +60,8 @@ fn seen(
             break;
         }
     }
-    fold.finish(b"k", "ks", Some(operator)).map_err(|_| ())
+    let folded = fold.finish(b"k", "ks", Some(operator)).map_err(|_| ())?;
+    Ok(folded.map(|folded| folded.value))
 }
 
 fn until(expiry: u64, value: &[u8]) -> Vec<u8> {

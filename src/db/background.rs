@@ -649,7 +649,7 @@ impl Inner {
 
     /// Gives new segments the number of their run, one for each keyspace and level. Under the
     /// committer's lock, so that a new run is newer than all others.
-    fn place(
+    pub(super) fn place(
         &self,
         state: &ManifestState,
         added: Vec<Arc<SegmentMeta>>,

@@ -34,6 +34,8 @@ pub struct WriteBatch {
     /// Of what expires: where in `ops` it says when. Until the batch is written, how long it lives
     /// stands there, in milliseconds.
     expiries: Vec<usize>,
+    /// Which operations say themselves when they expire, counted from zero.
+    fixed: Vec<u64>,
     /// Something is merged in the default keyspace, whose operator the batch does not know.
     merges_in_default: bool,
     refused: Option<Error>,
@@ -85,6 +87,17 @@ impl WriteBatch {
         self.push_for_a_time(KeyspaceId(0), Kind::Put, key.as_ref(), value.as_ref(), ttl)
     }
 
+    /// Sets a key of the default keyspace until a time, in milliseconds since the Unix epoch: see
+    /// [`Keyspace::put_until`](crate::Keyspace::put_until).
+    pub fn put_until(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        expires_ms: u64,
+    ) -> &mut Self {
+        self.push_until(KeyspaceId(0), Kind::Put, key.as_ref(), value.as_ref(), expires_ms)
+    }
+
     /// Merges an operand into a key of the default keyspace: see
     /// [`Keyspace::merge`](crate::Keyspace::merge). Whether the operator takes it is seen when the batch
     /// is written.
@@ -134,6 +147,19 @@ impl WriteBatch {
     ) -> &mut Self {
         self.uses(keyspace.core());
         self.push_for_a_time(keyspace.core().id, Kind::Put, key.as_ref(), value.as_ref(), ttl)
+    }
+
+    /// Sets a key of a keyspace until a time, in milliseconds since the Unix epoch: see
+    /// [`Keyspace::put_until`](crate::Keyspace::put_until).
+    pub fn put_in_until(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        expires_ms: u64,
+    ) -> &mut Self {
+        self.uses(keyspace.core());
+        self.push_until(keyspace.core().id, Kind::Put, key.as_ref(), value.as_ref(), expires_ms)
     }
 
     /// Merges an operand into a key of a keyspace: see [`Keyspace::merge`](crate::Keyspace::merge).
@@ -230,6 +256,7 @@ impl WriteBatch {
         self.keyspaces.clear();
         self.hashes.clear();
         self.expiries.clear();
+        self.fixed.clear();
         self.merges_in_default = false;
         self.refused = None;
     }
@@ -264,7 +291,19 @@ impl WriteBatch {
         }
     }
 
-    /// Adds an operation; with a time to live, of a kind that does not say so itself.
+    /// Adds an operation that says itself when it expires, in milliseconds since the Unix epoch.
+    pub(super) fn push_until(
+        &mut self,
+        keyspace: KeyspaceId,
+        kind: Kind,
+        key: &[u8],
+        value: &[u8],
+        expires_ms: u64,
+    ) -> &mut Self {
+        self.push(keyspace, kind.expiring(), key, value, Some(expires_ms))
+    }
+
+    /// Adds an operation; with a time to live, or if the kind expires, with when it does.
     pub(super) fn push(
         &mut self,
         keyspace: KeyspaceId,
@@ -286,8 +325,17 @@ impl WriteBatch {
             self.refused = Some(Error::BatchTooLarge { bytes, limit: MAX_BATCH_BYTES });
             return self;
         }
-        let op = Op { keyspace, kind, key, value };
+        let op = Op { keyspace, kind: kind.lasting(), key, value };
         match ttl_ms {
+            // When it expires, which nothing will change.
+            Some(expires_ms) if kind.expires() => {
+                self.fixed.push(self.count);
+                if expires_ms == u64::MAX {
+                    encode_op(&mut self.ops, op);
+                } else {
+                    encode_expiring(&mut self.ops, op, expires_ms);
+                }
+            }
             None => encode_op(&mut self.ops, op),
             Some(ttl_ms) => self.expiries.push(encode_expiring(&mut self.ops, op, ttl_ms)),
         }
@@ -319,9 +367,14 @@ impl WriteBatch {
         let Some(usual_ms) = core.usual_ttl_ms() else { return Ok(()) };
         let mut settled = WriteBatch::new();
         settled.ops.reserve(self.ops.len() + self.len() * EXPIRY_LEN);
-        for op in self.operations().map_while(std::result::Result::ok) {
+        let mut fixed = self.fixed.iter().copied().peekable();
+        for (at, op) in (0..).zip(self.operations().map_while(std::result::Result::ok)) {
             let Op { keyspace, kind, key, value } = op;
             let (ttl_ms, value) = split_expiry(kind, value);
+            if fixed.next_if_eq(&at).is_some() {
+                settled.push_until(keyspace, kind.lasting(), key, value, ttl_ms);
+                continue;
+            }
             let ttl_ms = match kind {
                 Kind::PutUntil | Kind::MergeUntil => Some(ttl_ms),
                 Kind::Put | Kind::Merge if is_ours(&op) => Some(usual_ms),
@@ -331,6 +384,7 @@ impl WriteBatch {
         }
         settled.check()?;
         (self.ops, self.count, self.expiries) = (settled.ops, settled.count, settled.expiries);
+        self.fixed = settled.fixed;
         Ok(())
     }
 

@@ -12,8 +12,9 @@
 //! published. So what does not verify there is damage, and nothing is ever taken for a torn tail. Behind
 //! that number only records without operations are taken, if they verify.
 //!
-//! A clear takes a number (a skip record) and is told by the note on keyspaces that follows. If another
-//! operation follows instead, nobody knows whether it was done, and the feed says so.
+//! A clear takes a number (a skip record) and is told by the note on keyspaces that follows; so is what
+//! comes in past the log, of which there is nothing else to tell. If another operation follows instead,
+//! nobody knows whether it was done, and the feed says so.
 //!
 //! Invariants: batches are given whole, in order, none twice and none left out; what keyspaces an
 //! operation may name is known before it. A feed takes no lock of the writer's and holds none up; it keeps
@@ -96,8 +97,26 @@ pub enum Change {
     /// was in it, and one that was not there before was created, empty. Comes first of all, so that a copy
     /// can bring its own in line, and then after each keyspace that is created or dropped.
     Keyspaces(Vec<ChangedKeyspace>),
-    /// A keyspace may have been cleared at this number, or may not: a clear that failed, or one whose
-    /// record was lost in a crash. A copy that must be exact starts anew from a state behind it.
+    /// Entries came in past the log: from [files](crate::Keyspace::ingest), or
+    /// [sorted](crate::Keyspace::bulk_load). The feed does not have them. Each is a put, of one of the keys
+    /// from `first` to `last`, both included; the other keys between these are as they were.
+    ///
+    /// A cache forgets the range. A copy has to get it elsewhere: it starts anew from a
+    /// [`Snapshot`](crate::Snapshot), or a checkpoint, and its number. Or, if nothing is merged in this
+    /// keyspace, it only replaces what it has in the range by what a snapshot has there, and goes on: what
+    /// was written until that snapshot comes again, and does not harm; the copy is as the database was
+    /// once it has come to the snapshot's number.
+    Loaded {
+        /// Into which keyspace.
+        keyspace: ChangedKeyspace,
+        /// The least of their keys.
+        first: Key,
+        /// The greatest.
+        last: Key,
+    },
+    /// A keyspace may have been cleared at this number, or entries may have come in past the log, or
+    /// nothing: a clear or a load that failed, or one whose record was lost in a crash. A copy that must be
+    /// exact starts anew from a state behind it.
     Unknown,
 }
 
@@ -161,7 +180,8 @@ impl Db {
     /// [`Recovery::PointInTime`](crate::Recovery::PointInTime) may take back anything: start copies anew.
     ///
     /// First comes a [`Change::Keyspaces`]. Clears, and keyspaces that are created or dropped, come in
-    /// their place among the batches. Costs opening one log.
+    /// their place among the batches; so do loads of files and of sorted entries, but of these only that
+    /// there was one: see [`Change::Loaded`]. Costs opening one log.
     ///
     /// # Errors
     ///
@@ -284,6 +304,9 @@ impl ChangeIter {
     fn take(&mut self, record: &Followed) -> Result<()> {
         match &record.what {
             FollowedWhat::Other => {}
+            FollowedWhat::Keyspaces(KeyspaceNote::Loaded { id, seqno, first, last }) => {
+                self.note_loaded(*id, *seqno, first, last);
+            }
             FollowedWhat::Keyspaces(note) => self.note(note, record.before),
             FollowedWhat::Skip => {
                 self.check_known()?;
@@ -339,6 +362,17 @@ impl ChangeIter {
         }
     }
 
+    /// Takes in what a note says of entries that came in past the log.
+    fn note_loaded(&mut self, id: KeyspaceId, seqno: SeqNo, first: &Key, last: &Key) {
+        let known = self.keyspaces.as_ref().and_then(|keyspaces| keyspaces.get(&id));
+        if let Some(known) = known.filter(|_| self.skipped == Some(seqno)) {
+            let keyspace = ChangedKeyspace { id, name: Arc::clone(&known.name) };
+            let (first, last) = (first.clone(), last.clone());
+            self.skipped = None;
+            self.pending.push_back(event(seqno, Change::Loaded { keyspace, first, last }));
+        }
+    }
+
     /// Takes in what a note says at a place behind operation `at`.
     fn note(&mut self, note: &KeyspaceNote, at: SeqNo) {
         let before = self.keyspaces.take();
@@ -353,6 +387,7 @@ impl ChangeIter {
             KeyspaceNote::One(_) | KeyspaceNote::Dropped(_) if before.is_none() => return,
             KeyspaceNote::One(one) => now.extend([known(one)]),
             KeyspaceNote::Dropped(id) => drop(now.remove(id)),
+            KeyspaceNote::Loaded { .. } => {}
         }
         let is_same = |a: &BTreeMap<KeyspaceId, Known>| {
             a.len() == now.len()

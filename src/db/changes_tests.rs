@@ -49,6 +49,9 @@ fn shown(batch: &ChangeBatch) -> String {
         }
         Change::Delete { keyspace, key } => format!("{}:{}-", keyspace.name, text(key)),
         Change::Clear { keyspace } => format!("{} cleared", keyspace.name),
+        Change::Loaded { keyspace, first, last } => {
+            format!("{} loaded from {} to {}", keyspace.name, text(first), text(last))
+        }
         Change::Keyspaces(keyspaces) => {
             let names: Vec<_> = keyspaces.iter().map(|k| format!("{}/{}", k.id, k.name)).collect();
             format!("[{}]", names.join(" "))
@@ -85,7 +88,9 @@ impl Replica {
         self.at = batch.last;
         for change in &batch.changes {
             match change {
-                Change::Merge { .. } | Change::DeleteRange { .. } => unreachable!("not done here"),
+                Change::Merge { .. } | Change::DeleteRange { .. } | Change::Loaded { .. } => {
+                    unreachable!("not done here")
+                }
                 Change::Put { keyspace, key, value, .. } => {
                     let (name, entries) = self.keyspaces.get_mut(&keyspace.id).unwrap();
                     assert_eq!(**name, *keyspace.name);
@@ -468,6 +473,67 @@ fn a_copy_is_the_database_or_knows_better_whatever_fails() {
         }
     }
     assert!(compared > 5000 && unsure > 20, "{compared} {unsure}");
+}
+
+#[test]
+fn what_came_in_past_the_log_is_told_by_its_keys() {
+    let env = Env::in_memory(1);
+    let db = builder(&env).open().unwrap();
+    let other = db.keyspace("other").unwrap();
+    db.put("a", "1").unwrap();
+    let mut feed = db.changes_since(SeqNo(0)).unwrap();
+    assert_eq!(other.bulk_load([("k", "2"), ("m", "2"), ("q", "2")]).unwrap(), 3);
+    assert_eq!(other.bulk_load([("n", "3")]).unwrap(), 1);
+    assert_eq!(other.bulk_load::<&str, &str>([]).unwrap(), 0);
+    db.put("b", "4").unwrap();
+    let expected = [
+        "0-0 [0/default 1/other]",
+        "1-1 default:a=1",
+        "2-2 other loaded from k to q",
+        "3-3 other loaded from n to n",
+        "4-4 default:b=4",
+    ];
+    assert_eq!(all_shown(&all(&mut feed)), expected);
+    // Also after a flush, in another process, and from the middle.
+    db.flush().unwrap();
+    drop((feed, other));
+    db.close().unwrap();
+    let db = builder(&env).open().unwrap();
+    let reader = builder(&env).open_read_only().unwrap();
+    for at in 1..=4 {
+        let given = since(&db, at as u64);
+        // The keyspaces come in front of what there is.
+        let shown: Vec<_> = all_shown(&given).into_iter().skip(1).collect();
+        assert_eq!(shown, expected[at + 1..], "since {at}");
+        assert_eq!(all(&mut reader.changes_since(SeqNo(at as u64)).unwrap()), given);
+    }
+}
+
+#[test]
+fn a_load_of_which_it_is_not_known_whether_it_was_done_is_said_to_be_so() {
+    let (mut unsure, mut told) = (0, 0);
+    for k in 0..40 {
+        let sim = SimVfs::new(k);
+        let db = builder(&sim.env(k)).open().unwrap();
+        db.put("a", "1").unwrap();
+        sim.fail(k, true, Failure::Done);
+        let loaded = db.bulk_load([("a", "2"), ("b", "2")]);
+        sim.heal();
+        drop(db);
+        let db = builder(&sim.env(k)).open().unwrap();
+        let is_there = db.get("b").unwrap().is_some();
+        assert!(is_there || loaded.is_err());
+        db.put("c", "3").unwrap();
+        let shown = all_shown(&since(&db, 1));
+        let is_told = shown.iter().any(|batch| batch.ends_with("default loaded from a to b"));
+        let is_unsure = shown.iter().any(|batch| batch.ends_with('?'));
+        assert!(!is_there || is_told || is_unsure, "{k}: {shown:?}");
+        assert!(is_there || !is_told, "{k}: {shown:?}");
+        assert!(shown.last().unwrap().ends_with("default:c=3"), "{k}: {shown:?}");
+        unsure += u32::from(is_unsure);
+        told += u32::from(is_told);
+    }
+    assert!(unsure > 0 && told > 0, "{unsure} {told}");
 }
 
 #[test]

@@ -75,6 +75,10 @@ pub fn fill(db: &Db) {
         db.flush().unwrap();
     }
     db.drop_keyspace("gone").unwrap();
+    // Where nothing is, and over what is there: segments whose entries carry no number.
+    db.bulk_load((1000..1100u32).map(|n| (n.to_be_bytes(), "loaded"))).unwrap();
+    stock.bulk_load((0..300u32).map(|n| (n.to_be_bytes(), "loaded"))).unwrap();
+    stock.delete(7u32.to_be_bytes()).unwrap();
     for n in 0..20u32 {
         db.put(n.to_be_bytes(), "overwritten").unwrap();
         db.delete((n + 20).to_be_bytes()).unwrap();

@@ -10,8 +10,8 @@ use std::time::Duration;
 /// database held: it may call the database and wait for it. While it runs, events wait, but the
 /// database does not. It runs on a thread of its own, soon after what it hears of happened. With
 /// [`Background::Manual`](crate::Background::Manual) it runs on the thread of a caller instead: of
-/// `open`, `step`, `flush`, `compact_range`, `wait_idle`, `fill_key_map`, `sync`, a synced write or
-/// `close`, just before that returns; events from within a listener's own calls come when it has
+/// `open`, `step`, `flush`, `compact_range`, `wait_idle`, `fill_key_map`, `sync`, a synced write, a load
+/// or `close`, just before that returns; events from within a listener's own calls come when it has
 /// returned.
 ///
 /// Each event that begins something is followed by one that ends it, whatever happens, with the same
@@ -106,6 +106,19 @@ pub enum Event {
         /// [`Error::Corruption`] of a value segment, the values in it that are damaged.
         error: Option<Error>,
     },
+    /// Entries of [files](crate::Keyspace::ingest), or [sorted](crate::Keyspace::bulk_load) ones, are in
+    /// segments and about to become part of a keyspace.
+    LoadBegin(LoadInfo),
+    /// That is over.
+    #[non_exhaustive]
+    LoadEnd {
+        /// As in [`Event::LoadBegin`].
+        load: LoadInfo,
+        /// How long it took, without the writing of the segments.
+        duration: Duration,
+        /// Why it failed, if it did: then nothing was loaded, and the segments go.
+        error: Option<Error>,
+    },
     /// A write was held back because background work is behind. Told when the wait is over.
     #[non_exhaustive]
     WriteStall {
@@ -150,7 +163,7 @@ pub struct RecoveryInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FlushInfo {
-    /// Its number, of flushes and compactions together, since the database was opened.
+    /// Its number, of flushes, compactions and loads together, since the database was opened.
     pub job: u64,
     /// The entries of the memtable.
     pub entries: u64,
@@ -162,7 +175,7 @@ pub struct FlushInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CompactionInfo {
-    /// Its number, of flushes and compactions together, since the database was opened.
+    /// Its number, of flushes, compactions and loads together, since the database was opened.
     pub job: u64,
     /// The name of the keyspace.
     pub keyspace: String,
@@ -174,6 +187,22 @@ pub struct CompactionInfo {
     pub level: usize,
     /// The segments that are replaced.
     pub inputs: Vec<SegmentId>,
+    /// The length of their files, in bytes.
+    pub bytes: u64,
+}
+
+/// A load of files or of sorted entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadInfo {
+    /// Its number, of flushes, compactions and loads together, since the database was opened.
+    pub job: u64,
+    /// The name of the keyspace.
+    pub keyspace: String,
+    /// How many entries it has.
+    pub entries: u64,
+    /// The new segments.
+    pub segments: Vec<SegmentId>,
     /// The length of their files, in bytes.
     pub bytes: u64,
 }

@@ -71,6 +71,7 @@ fn short_script(db: &Db) -> crate::Result<()> {
         db.flush()?;
         db.step()?;
     }
+    db.bulk_load((5..15).map(|n| (key(n), [9; 500])))?;
     db.compact_range::<&[u8]>(..)
 }
 
@@ -78,7 +79,7 @@ fn short_script(db: &Db) -> crate::Result<()> {
 /// that follow from it.
 fn check(heard: &[Event]) -> BTreeSet<SegmentId> {
     assert!(matches!(heard.first(), Some(Event::RecoveryDone { .. })), "{heard:#?}");
-    let (mut flushes, mut compactions) = (Vec::new(), Vec::new());
+    let (mut flushes, mut compactions, mut loads) = (Vec::new(), Vec::new(), Vec::new());
     let (mut jobs, mut made, mut gone) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for event in &heard[1..] {
         match event {
@@ -116,9 +117,21 @@ fn check(heard: &[Event]) -> BTreeSet<SegmentId> {
                     made.extend(outputs.iter().copied());
                 }
             }
+            Event::LoadBegin(load) => {
+                assert!(jobs.insert(load.job), "job {} twice", load.job);
+                assert!(load.entries > 0 && load.bytes > 0);
+                loads.push(load.clone());
+            }
+            Event::LoadEnd { load, error, .. } => {
+                loads.remove(loads.iter().position(|begun| begun == load).expect("it was begun"));
+                if error.is_none() {
+                    made.extend(load.segments.iter().copied());
+                }
+            }
             _ => {}
         }
     }
+    assert!(loads.is_empty(), "what began must end: {heard:#?}");
     assert!(flushes.is_empty() && compactions.is_empty(), "what began must end: {heard:#?}");
     assert!(gone.is_subset(&made));
     made.difference(&gone).copied().collect()
@@ -179,6 +192,33 @@ fn a_run_by_hand_is_told_whole_in_order_and_the_same_each_time() {
         format!("{heard:?}")
     };
     assert_eq!(run(), run());
+}
+
+#[test]
+fn a_load_is_told_with_the_flush_that_it_needs() {
+    for background in [Background::Manual, Background::Threads(1)] {
+        let (ear, env) = (Ear::default(), Env::in_memory(5));
+        let builder = builder(&env, background).listener(Arc::new(ear.clone()));
+        let db = builder.open().unwrap();
+        db.put(key(1), "x").unwrap();
+        db.bulk_load((0..2000).map(|n| (key(n), [7; 100]))).unwrap();
+        db.wait_idle().unwrap();
+        let live = segments(&db);
+        assert!(db.bulk_load([(key(2), "y"), (key(2), "z")]).is_err());
+        db.close().unwrap();
+        let heard = ear.heard();
+        assert_eq!(check(&heard), live);
+        let flushed = |e: &Event| matches!(e, Event::FlushEnd { error: None, .. });
+        assert_eq!(count(&heard, flushed), 1);
+        let load = heard.iter().find_map(|event| match event {
+            Event::LoadEnd { load, error: None, .. } => Some(load),
+            _ => None,
+        });
+        let load = load.expect("it is told");
+        assert_eq!((&load.keyspace[..], load.entries), ("default", 2000));
+        assert!(load.segments.len() > 2 && load.bytes > 200_000, "{load:?}");
+        assert_eq!(count(&heard, |e| matches!(e, Event::LoadBegin(_))), 1);
+    }
 }
 
 #[test]

@@ -86,6 +86,25 @@ impl Keyspace {
         inner.write_for_a_time(&self.core, Kind::Put, key.as_ref(), value.as_ref(), ttl_ms)
     }
 
+    /// Sets a key until a time, in milliseconds since the Unix epoch by the database's clock: from then on it is
+    /// absent, as with [`put_with_ttl`](Self::put_with_ttl). A time that has passed is accepted, and
+    /// removes the key; `u64::MAX` is never, also where the keyspace has a default time to live. For
+    /// copies of what [`RangeIter::expires_ms`](crate::RangeIter::expires_ms) told.
+    ///
+    /// # Errors
+    ///
+    /// As for [`put`](Self::put).
+    pub fn put_until(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        expires_ms: u64,
+    ) -> Result<()> {
+        let mut batch = WriteBatch::new();
+        batch.put_in_until(self, key, value, expires_ms);
+        self.handle.inner.write(batch, self.handle.inner.options.durability)
+    }
+
     /// Merges an operand into the value of a key, whatever that is, by the keyspace's
     /// [merge operator](crate::merge): without reading it, so that concurrent merges lose nothing.
     /// Costs as for [`put`](Self::put); a read then costs a lookup in each memtable and sorted run down to the

@@ -118,7 +118,7 @@ impl Inner {
 
     /// Tells change feeds what was just done to a keyspace. If that fails, another log will be begun, which
     /// says it all.
-    fn tell(&self, writer: &mut Writer, note: impl FnOnce() -> KeyspaceNote) {
+    pub(super) fn tell(&self, writer: &mut Writer, note: impl FnOnce() -> KeyspaceNote) {
         if !self.shelf.is_used() {
             return;
         }
@@ -134,7 +134,7 @@ impl Inner {
 
     /// Notes in the log that the manifest's last edit is durable, so that an older manifest is not
     /// taken for the newest. If that fails, the edit is no less durable.
-    fn witness(&self, writer: &mut Writer) {
+    pub(super) fn witness(&self, writer: &mut Writer) {
         let edit = self.manifest_edit.load(Ordering::Acquire);
         if let Err(error) = writer.log.append_witness(edit) {
             tracing::warn!(%error, "cannot note in the log what the manifest holds");

@@ -17,11 +17,13 @@
 mod background;
 mod backup;
 mod batch;
+mod bulk;
 mod changes;
 mod commit;
 mod copy;
 mod event;
 mod histogram;
+mod ingest;
 mod keyspace;
 mod keyspace_core;
 mod keyspace_options;
@@ -29,6 +31,7 @@ mod layout;
 mod listener;
 mod log_shelf;
 mod maintenance;
+mod new_run;
 mod observe;
 mod open;
 mod options;
@@ -61,9 +64,10 @@ mod written;
 
 pub use backup::{BackupInfo, BackupReport, Backups};
 pub use batch::{MAX_BATCH_BYTES, WriteBatch};
+pub use bulk::BulkLoader;
 pub use changes::{Change, ChangeBatch, ChangeIter, ChangedKeyspace};
 pub use event::{
-    CompactionAction, CompactionInfo, CompactionReason, Event, EventListener, FlushInfo,
+    CompactionAction, CompactionInfo, CompactionReason, Event, EventListener, FlushInfo, LoadInfo,
     RecoveryInfo, StallCause,
 };
 pub use histogram::Histogram;
@@ -442,6 +446,20 @@ impl Db {
         self.default.put_with_ttl(key, value, ttl)
     }
 
+    /// Sets a key until a time, in milliseconds since the Unix epoch. See [`Keyspace::put_until`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Keyspace::put_until`].
+    pub fn put_until(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        expires_ms: u64,
+    ) -> Result<()> {
+        self.default.put_until(key, value, expires_ms)
+    }
+
     /// Merges an operand into a key. See [`Keyspace::merge`].
     ///
     /// # Errors
@@ -711,7 +729,11 @@ mod found_tests;
 #[cfg(test)]
 mod hidden_tests;
 #[cfg(test)]
+mod ingest_tests;
+#[cfg(test)]
 mod known_bug_tests;
+#[cfg(test)]
+mod load_tests;
 #[cfg(test)]
 mod merge_tests;
 #[cfg(test)]

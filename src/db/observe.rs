@@ -5,7 +5,10 @@
 //! what the work does. Times are those of the injected clock. Nothing is held while a callback of the
 //! user's is called, and one that panics is caught.
 
-use super::event::{CompactionAction, CompactionInfo, CompactionReason, Event, FlushInfo};
+use super::event::{
+    CompactionAction, CompactionInfo, CompactionReason, Event, FlushInfo, LoadInfo,
+};
+use super::keyspace_core::KeyspaceCore;
 use super::listener::Events;
 use super::{Inner, MemSlot};
 use crate::compaction::{Action, Job};
@@ -29,6 +32,9 @@ pub enum Task {
     /// [`compact_range`](crate::Keyspace::compact_range). Counted in bytes of segments that are read,
     /// each as often as it is; the total grows when there turns out to be more to do.
     Compaction,
+    /// [`ingest`](crate::Keyspace::ingest). Counted in entries of the files; each is done when it was
+    /// copied and its file was checked.
+    Ingest,
     /// [`Db::fill_key_map`](crate::Db::fill_key_map). Counted in parts of the map, of which some stay
     /// undone if it has no room for all.
     KeyMap,
@@ -234,6 +240,40 @@ impl Inner {
             error: told,
         });
         error.map_or(Ok(()), Err)
+    }
+
+    /// Makes new segments part of a keyspace and has it told.
+    pub(super) fn observe_load(
+        &self,
+        core: &KeyspaceCore,
+        entries: u64,
+        segments: &mut Vec<Arc<SegmentMeta>>,
+        adopt: impl FnOnce(&mut Vec<Arc<SegmentMeta>>) -> Result<()>,
+    ) -> Result<()> {
+        let info = LoadInfo {
+            job: self.events.next_job(),
+            keyspace: core.name.clone(),
+            entries,
+            segments: Made::ids(segments.iter()),
+            bytes: segments.iter().map(|meta| meta.file_len).sum(),
+        };
+        let span = tracing::debug_span!(
+            "load",
+            job = info.job,
+            keyspace = info.keyspace,
+            entries,
+            segments = info.segments.len(),
+            bytes = info.bytes,
+            micros = Empty,
+        );
+        let begun = self.events.begin(|| Event::LoadBegin(info.clone()));
+        let watch = self.watch();
+        let outcome = span.in_scope(|| adopt(segments));
+        let duration = watch.elapsed();
+        watch.note(&span);
+        let error = outcome.as_ref().err().cloned();
+        begun.end(|| Event::LoadEnd { load: info, duration, error });
+        outcome
     }
 
     /// Runs a compaction and has it told. Gives what a merge operator or a filter failed with.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::db::event::tests::{builder, key, script};
 use crate::vfs::Env;
-use crate::{Background, Compaction, Durability, WriteBatch};
+use crate::{Background, Compaction, Durability, SegmentOptions, SegmentWriter, WriteBatch};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -60,6 +60,14 @@ fn long_calls_tell_how_far_they_are() {
         take(Task::KeyMap);
         db.compact_range::<&[u8]>(..).unwrap();
         assert!(take(Task::Compaction) > 10);
+        let options = SegmentOptions::default();
+        let mut file = SegmentWriter::create_in(&env, "/file", options).unwrap();
+        for n in 0..5000 {
+            file.put(&key(n), b"from a file").unwrap();
+        }
+        file.finish().unwrap();
+        assert_eq!(db.ingest(["/file"]).unwrap(), 5000);
+        assert_eq!(take(Task::Ingest), 2 + 5000 / 1024);
         assert_eq!(db.stats().callback_panics, 0);
     }
 }

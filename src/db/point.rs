@@ -8,7 +8,9 @@
 //! The map is ahead of the state: an edit reaches every shard before readers get the state that
 //! knows of it. Hence three rules.
 //! - A read without a registered snapshot takes the newest version that it meets in a segment. A
-//!   compaction that the state does not know yet may have dropped anything older.
+//!   compaction that the state does not know yet may have dropped anything older. Unless that version is
+//!   not published: what is taken in from files is in the map before it is. Then the read is done again with
+//!   a snapshot, which keeps what is older.
 //! - A version that looks cleared, or deleted with its range, is looked up again if the state has
 //!   changed meanwhile: once a clear or range tombstone is forgotten, versions newer than it may lose
 //!   their numbers.
@@ -160,6 +162,8 @@ enum Answer<R> {
     Again,
     /// The value lies elsewhere and cannot be read.
     Failed(Box<Error>),
+    /// It comes from files that are being taken in, and is not published.
+    Unpublished,
 }
 
 impl ReadFrom<'_> {
@@ -258,6 +262,7 @@ impl ReadFrom<'_> {
         self.inner.keymap.prefetch(wanted.hash);
         let mut tally = ReadStats { gets: 1, ..ReadStats::default() };
         let mut take = Some(take);
+        let (mut wanted, mut held) = (wanted, None);
         let outcome = loop {
             let state = self.inner.state.load();
             let tree = self.tree(&state)?;
@@ -270,7 +275,10 @@ impl ReadFrom<'_> {
             if state.has_range_deletes() {
                 floor = floor.max(state.range_delete(tree, wanted.key, snapshot));
             }
-            let mut judge = |seqno, kind: Kind, value: Lent<'_>| {
+            let mut judge = |seqno: SeqNo, kind: Kind, value: Lent<'_>| {
+                if seqno > snapshot && seqno.0 > self.inner.visible.load(Ordering::Acquire) {
+                    return Answer::Unpublished;
+                }
                 if floor.is_some_and(|floor| seqno <= floor) {
                     let same = Arc::ptr_eq(&state, &self.inner.state.load());
                     return if same { Answer::Gone } else { Answer::Again };
@@ -298,6 +306,11 @@ impl ReadFrom<'_> {
             };
             match self.newest(&state, tree, snapshot, wanted, &mut tally, &mut judge) {
                 Ok(Some(Answer::Again)) => {}
+                Ok(Some(Answer::Unpublished)) => {
+                    let moment = self.inner.register_snapshot();
+                    held = Some(Registered(self.inner, moment));
+                    wanted.registered = Some(moment);
+                }
                 Ok(Some(Answer::Value(value))) => break Ok(Some(value)),
                 Ok(Some(Answer::Failed(error))) => break Err(*error),
                 Ok(Some(Answer::Operand)) => match self.folded(&wanted, &state) {
@@ -305,13 +318,14 @@ impl ReadFrom<'_> {
                         break Ok(take.take().map(|take| take(Lent::whole(&value))));
                     }
                     Ok(Answer::Again) => {}
-                    Ok(Answer::Gone | Answer::Operand | Answer::Failed(_)) => break Ok(None),
+                    Ok(_) => break Ok(None),
                     Err(error) => break Err(error),
                 },
                 Ok(Some(Answer::Gone) | None) => break Ok(None),
                 Err(error) => break Err(error),
             }
         };
+        drop(held);
         self.inner.reads.add(tally.counters());
         outcome
     }
@@ -320,7 +334,9 @@ impl ReadFrom<'_> {
     #[cold]
     fn alone(&self, key: &[u8]) -> Result<Option<Bytes>> {
         let (state, view) = self.stable_view()?;
-        fold(&self.inner.home, self.core, &state, self.tree(&state)?, &view, key)
+        let tree = self.tree(&state)?;
+        let folded = fold(&self.inner.home, self.core, &state, tree, &view, key)?;
+        Ok(folded.map(|folded| folded.value))
     }
 
     /// What the versions of a key come to, looked up again from the start in the same state.
@@ -334,8 +350,8 @@ impl ReadFrom<'_> {
         if !Arc::ptr_eq(state, &self.inner.state.load()) {
             return Ok(Answer::Again);
         }
-        let value = fold(&self.inner.home, self.core, state, tree, &view, wanted.key)?;
-        Ok(value.map_or(Answer::Gone, Answer::Value))
+        let folded = fold(&self.inner.home, self.core, state, tree, &view, wanted.key)?;
+        Ok(folded.map_or(Answer::Gone, |folded| Answer::Value(folded.value)))
     }
 
     /// What `judge` says of the newest version up to a snapshot, tombstones and cleared ones included.

@@ -18,6 +18,9 @@ const COUNTERS: Table<Stats, u64> = &[
         s.written_bytes
     }),
     ("ashlardb_flushed_bytes_total", Unit::Bytes, "What flushes wrote.", |s| s.flushed_bytes),
+    ("ashlardb_ingested_bytes_total", Unit::Bytes, "Segments that were loaded.", |s| {
+        s.ingested_bytes
+    }),
     ("ashlardb_compacted_bytes_total", Unit::Bytes, "What compactions wrote.", |s| {
         s.compacted_bytes
     }),

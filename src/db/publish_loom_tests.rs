@@ -1,5 +1,5 @@
 //! Models of what readers see: the read state, the published number, the key map and the list of
-//! snapshots, beside a writer and a flush that drops what nobody needs.
+//! snapshots, beside a writer and a flush that drops what nobody needs, or beside an ingest.
 //!
 //! The list of snapshots is the real one. The rest is what is left of the database if it has one
 //! key, whose versions are the numbers 1, 2, 3: a memtable is the range of the versions that it
@@ -105,6 +105,30 @@ impl Store {
             *self.map.write() = newest;
             publish(segment);
         }
+    }
+
+    /// Takes a version in past the memtable, which is empty, and gives the next one.
+    fn ingest(&self, version: u64) -> Arc<Memtable> {
+        *self.map.write() = Some(u64::MAX - 1);
+        *self.map.write() = Some(version);
+        let slot = Memtable::new(version + 1);
+        let active = Arc::clone(&slot);
+        self.change_state(|state| {
+            let segment = state.segment.iter().copied().chain([version]).collect();
+            ReadState { active, frozen: None, segment }
+        });
+        self.visible.store(version, Ordering::Release);
+        slot
+    }
+
+    /// A point read beside an ingest: what the map has is not published perhaps.
+    fn get_published(&self, take_all: bool) -> Option<u64> {
+        let found = self.get();
+        if take_all || found <= Some(self.visible.load(Ordering::Acquire)) {
+            return found;
+        }
+        let snapshot = self.register(false);
+        Self::newest(&self.state.load(), snapshot)
     }
 
     /// A point read without a snapshot, through the map.
@@ -276,4 +300,38 @@ fn loom_finds_that_a_snapshot_is_registered_in_two_steps() {
 #[should_panic(expected = "of a snapshot")]
 fn loom_finds_that_the_number_is_published_without_an_order() {
     explore("", Some(Mistake::Relaxed64), snapshots);
+}
+
+fn ingests() {
+    let store = Store::new();
+    let first = Arc::clone(&store.state.load().active);
+    store.write(&first, 1);
+    store.rotate(2);
+    store.flush(false);
+    let ingest = thread::spawn({
+        let store = Arc::clone(&store);
+        move || {
+            let active = store.ingest(2);
+            store.write(&active, 3);
+        }
+    });
+    let got = store.get_published(makes(Mistake::OfTheModel));
+    let (then, snapshot) = store.range(false);
+    assert_eq!(then, Some(snapshot), "of a range");
+    assert!(then >= got && got >= Some(1), "{then:?} after {got:?} was seen");
+    let again = store.get_published(makes(Mistake::OfTheModel));
+    assert!(again >= then, "{again:?} after {then:?} was seen");
+    ingest.join().unwrap();
+    assert_eq!(store.get(), Some(3), "in the end");
+}
+
+#[test]
+fn loom_what_an_ingest_brings_is_seen_by_all_or_none() {
+    explore("publish: gets and a range beside an ingest and a write", None, ingests);
+}
+
+#[test]
+#[should_panic(expected = "was seen")]
+fn loom_finds_that_a_get_takes_what_is_not_published() {
+    explore("", Some(Mistake::OfTheModel), ingests);
 }

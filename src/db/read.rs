@@ -12,7 +12,7 @@ use super::{Inner, ReadState};
 use crate::cursor::{Bounds, Cursor, Seek};
 use crate::error::{Error, Result};
 use crate::hash::key_hash;
-use crate::iter::{CursorSource, Fold, RangeIter, RangeSource, View, owned_bounds};
+use crate::iter::{CursorSource, Fold, Folded, RangeIter, RangeSource, View, owned_bounds};
 use crate::memtable::MemEntry;
 use crate::segment::CursorOptions;
 use crate::slice::{Key, Value};
@@ -118,7 +118,7 @@ pub(super) fn fold(
     tree: &Tree,
     view: &View,
     key: &[u8],
-) -> Result<Option<Bytes>> {
+) -> Result<Option<Folded>> {
     let hash = key_hash(key, core.hash_seed);
     let hidden_by =
         if state.has_range_deletes() { state.range_delete(tree, key, view.snapshot) } else { None };
@@ -191,7 +191,7 @@ impl CursorSource for Sources {
         self.inner.home.values.fetch(&self.inner.home.dir, reference)
     }
 
-    fn fold(&self, key: &[u8], view: &View) -> Result<Option<Bytes>> {
+    fn fold(&self, key: &[u8], view: &View) -> Result<Option<Folded>> {
         fold(&self.inner.home, &self.core, &self.state, &self.tree, view, key)
     }
 
@@ -213,7 +213,7 @@ impl CursorSource for Failed {
         Err(self.0.clone())
     }
 
-    fn fold(&self, _: &[u8], _: &View) -> Result<Option<Bytes>> {
+    fn fold(&self, _: &[u8], _: &View) -> Result<Option<Folded>> {
         Err(self.0.clone())
     }
 

@@ -9,10 +9,11 @@
 //! (a file is missing, a chain has a gap, a record is half there), and never twice the same. So: begin
 //! again after an error, and believe one that comes twice, word for word.
 //!
-//! One thing need not show: keyspaces are created, dropped and cleared in the manifest, between operations
-//! in the logs. Witnesses in the logs tell of most of that; but they are optional. So the manifest is read
-//! again at the end. If no edit since the first reading was of that kind, all operations that were read
-//! belong to the keyspaces that were read: a state that there was.
+//! One thing need not show: keyspaces are created, dropped and cleared, and take in files and sorted
+//! entries, in the manifest, between operations in the logs. Witnesses in the logs tell of most of that;
+//! but they are optional. So the manifest is read again at the end. If no edit since the first reading was
+//! of that kind, all operations that were read belong to the keyspaces that were read, and nothing is
+//! missing between them: a state that there was.
 
 use super::keyspace_core::KeyspaceCore;
 use super::keyspace_options::KeyspaceOptions;

@@ -179,6 +179,7 @@ enum Act {
     Rotate,
     Compact,
     Clear,
+    Load,
     Create,
     Drop,
     /// The manifest is replaced.
@@ -189,13 +190,14 @@ enum Act {
     Kill,
 }
 
-const ACTS: [Act; 11] = [
+const ACTS: [Act; 12] = [
     Act::Write,
     Act::WriteSynced,
     Act::Flush,
     Act::Rotate,
     Act::Compact,
     Act::Clear,
+    Act::Load,
     Act::Create,
     Act::Drop,
     Act::RollOver,
@@ -275,6 +277,17 @@ impl Writer {
                 let name = if self.below(2) == 0 { None } else { self.other() };
                 let name = name.unwrap_or_else(|| "default".into());
                 self.db().keyspace(&name).unwrap().clear().unwrap();
+                self.note();
+            }
+            Act::Load => {
+                self.writes += 1;
+                let name = if self.below(2) == 0 { None } else { self.other() };
+                let keyspace = self.db().keyspace(&name.unwrap_or_else(|| "default".into()));
+                let (from, value) = (self.below(20), self.writes.to_string());
+                let mut keys: Vec<_> = (from..from + 9).map(|n| format!("key {n}")).collect();
+                keys.sort();
+                let entries = keys.iter().map(|key| (key, &value));
+                assert_eq!(keyspace.unwrap().bulk_load(entries).unwrap(), 9);
                 self.note();
             }
             Act::Create => {
@@ -374,6 +387,9 @@ fn whatever_a_writer_does_between_two_calls_a_state_that_there_was_is_shown() {
         &[Act::Rotate, Act::Write],
         &[Act::Clear, Act::Write],
         &[Act::Clear, Act::Compact, Act::Write],
+        &[Act::Load],
+        &[Act::Load, Act::Write],
+        &[Act::Write, Act::Load, Act::Compact, Act::Write],
         &[Act::Create, Act::Write],
         &[Act::Write, Act::Drop, Act::Write],
         &[Act::RollOver, Act::Write],
@@ -485,6 +501,31 @@ fn a_clear_that_is_just_being_made_is_still_to_come() {
     db.clear().unwrap();
     let reader = reader.reopen().unwrap();
     assert_eq!((reader.seqno(), reader.get("a").unwrap()), (SeqNo(4), None));
+}
+
+/// What is shown with the number of a load has what it brought.
+#[test]
+fn a_load_that_is_just_being_made_is_still_to_come() {
+    for is_flushed in [false, true] {
+        let vfs = SimVfs::new(1);
+        let db = builder(&vfs.env(1)).open().unwrap();
+        db.put("a", "1").unwrap();
+        if is_flushed {
+            db.flush().unwrap();
+        }
+        let seen = Arc::new(Mutex::new([0, 0]));
+        let counts = Arc::clone(&seen);
+        vfs.before_each_change(move |vfs, _| {
+            let reader = builder(&env_on(vfs.process_death())).open_read_only().unwrap();
+            let is_there = reader.get("b").unwrap().is_some();
+            assert_eq!(reader.get("a").unwrap().unwrap(), if is_there { b"2" } else { b"1" });
+            assert_eq!(reader.seqno(), SeqNo(1 + u64::from(is_there)));
+            counts.lock()[usize::from(is_there)] += 1;
+        });
+        db.bulk_load([("a", "2"), ("b", "2")]).unwrap();
+        vfs.forget_hook();
+        assert!(seen.lock().iter().all(|times| *times > 0), "{seen:?}");
+    }
 }
 
 #[test]

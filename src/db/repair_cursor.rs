@@ -75,6 +75,7 @@ impl SalvagedRun {
                 let file = PooledFile::new(pool, meta.id, path.clone());
                 let place = match Salvage::open(Arc::new(file), path.clone()) {
                     Ok(salvage) if salvage.is(meta.checksum) => {
+                        let salvage = salvage.numbered(meta.smallest);
                         let span = (Some(span.0), Some(span.1));
                         return Ok(Some(self.enter(&path, salvage, span)));
                     }

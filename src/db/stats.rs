@@ -19,6 +19,7 @@ pub(super) struct Counters {
     pub(super) syncs: AtomicU64,
     pub(super) flushes: AtomicU64,
     pub(super) flushed_bytes: AtomicU64,
+    pub(super) ingested_bytes: AtomicU64,
     pub(super) compactions: AtomicU64,
     pub(super) compacted_bytes: AtomicU64,
     pub(super) moves: AtomicU64,
@@ -221,6 +222,8 @@ pub struct Stats {
     pub written_bytes: u64,
     /// Bytes that flushes wrote.
     pub flushed_bytes: u64,
+    /// Bytes of segments that came from files or sorted entries.
+    pub ingested_bytes: u64,
     /// Bytes that compactions wrote.
     pub compacted_bytes: u64,
     /// Flushes done.
@@ -269,11 +272,13 @@ impl Stats {
         if blocks == 0 { 0.0 } else { padding as f64 / blocks as f64 }
     }
 
-    /// Bytes written to the log and to segments for each byte of operations, or 0 before any.
+    /// Bytes written to the log and to segments for each byte of operations, or 0 before any. What came
+    /// from files or sorted entries counts as it came, and as written once.
     #[must_use]
     pub fn write_amplification(&self) -> f64 {
-        let written = self.written_bytes + self.flushed_bytes + self.compacted_bytes;
-        if self.written_bytes == 0 { 0.0 } else { written as f64 / self.written_bytes as f64 }
+        let came = self.written_bytes + self.ingested_bytes;
+        let written = came + self.flushed_bytes + self.compacted_bytes;
+        if came == 0 { 0.0 } else { written as f64 / came as f64 }
     }
 
     fn levels(&self) -> impl Iterator<Item = &LevelStats> {
@@ -522,6 +527,7 @@ impl Inner {
             operations: count(&c.operations),
             written_bytes: count(&c.written_bytes),
             flushed_bytes: count(&c.flushed_bytes),
+            ingested_bytes: count(&c.ingested_bytes),
             compacted_bytes: count(&c.compacted_bytes),
             flushes: count(&c.flushes),
             compactions: count(&c.compactions),

@@ -892,3 +892,35 @@ fn transactions_may_be_shared_between_threads() {
     tx.commit().unwrap();
     assert_eq!(db.get_range::<&[u8]>(..).count(), 200);
 }
+
+#[test]
+fn what_is_loaded_meanwhile_conflicts_with_what_was_read() {
+    type Read = fn(&Transaction) -> usize;
+    let range = |t: &Transaction| keys(t.get_range("f".."h")).len();
+    let cases: [(Read, bool); 7] = [
+        (|t| t.get("d").unwrap().iter().count(), true),
+        (|t| t.get("g").unwrap().iter().count(), true),
+        (|t| t.get("c").unwrap().iter().count(), false),
+        (|t| t.get("g\0").unwrap().iter().count(), false),
+        (range, true),
+        (|t| keys(t.get_range("a".."d")).len(), false),
+        (|t| keys(t.get_range(.."d\0")).len(), true),
+    ];
+    for (number, (read, conflicts)) in cases.into_iter().enumerate() {
+        let db = with(&["a", "d"]);
+        let other = db.keyspace("other").unwrap();
+        let transaction = db.begin();
+        let seen = read(&transaction);
+        transaction.put("z", "mine").unwrap();
+        other.bulk_load([("a", "x"), ("z", "x")]).unwrap();
+        db.bulk_load([("d", "loaded"), ("g", "loaded")]).unwrap();
+        assert_eq!(read(&transaction), seen, "case {number}: it sees its own moment");
+        assert_eq!(is_conflict(transaction.commit()), conflicts, "case {number}");
+        // One that begins afterwards has seen it.
+        let transaction = db.begin();
+        assert_eq!(transaction.get("g").unwrap().unwrap(), b"loaded");
+        transaction.put("g", "mine").unwrap();
+        transaction.commit().unwrap();
+        assert_eq!(kept(&db), (0, 0));
+    }
+}

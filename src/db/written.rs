@@ -115,6 +115,14 @@ impl Written {
         self.note(&Op { keyspace, kind: Kind::DeleteRange, key: &[], value: &[] });
     }
 
+    /// Something may be written to each of the keys from `first` to `last`, both included.
+    pub(super) fn note_span(&mut self, keyspace: KeyspaceId, first: &[u8], last: &[u8]) {
+        if !self.starts.is_empty() {
+            let end = [last, &[0]].concat();
+            self.note(&Op { keyspace, kind: Kind::DeleteRange, key: first, value: &end });
+        }
+    }
+
     /// What was written from a chunk on; `None` if that is no longer known.
     pub(super) fn since(&mut self, start: ChunkNo) -> Option<Vec<Arc<Chunk>>> {
         self.close();
@@ -285,5 +293,23 @@ mod tests {
         assert!(written.since(next).is_some());
         written.note_all(KeyspaceId(3));
         assert!(written.since(next).is_none());
+    }
+
+    #[test]
+    fn a_span_ends_behind_its_last_key() {
+        let mut written = Written::new(usize::MAX);
+        written.note_span(KeyspaceId(3), b"a", b"c");
+        assert_eq!(written.chunks(), 0);
+        let start = written.begin();
+        let longest = vec![0xff; crate::types::MAX_KEY_LEN];
+        written.note_span(KeyspaceId(3), b"a", b"c");
+        written.note_span(KeyspaceId(3), b"", &longest);
+        let chunks = written.since(start).unwrap();
+        let ends = |op: Op<'_>| (op.kind, op.key.to_vec(), op.value.to_vec());
+        let found: Vec<_> =
+            chunks.iter().flat_map(|chunk| chunk.writes()).map(|op| ends(op.unwrap())).collect();
+        let span =
+            |first: &[u8], last: &[u8]| (Kind::DeleteRange, first.to_vec(), [last, &[0]].concat());
+        assert_eq!(found, [span(b"a", b"c"), span(b"", &longest)]);
     }
 }

@@ -17,6 +17,14 @@ pub(super) fn without_expiry(kind: Kind, value: Bytes) -> (u64, Bytes) {
     (expiry, value.slice(from..))
 }
 
+/// What the versions of a key come to.
+#[derive(Clone, Debug)]
+pub(crate) struct Folded {
+    pub(crate) value: Bytes,
+    /// When the key is absent, if nothing else is written: when the last part of the value expires.
+    pub(crate) expiry: u64,
+}
+
 /// Takes the versions of one key that a view may see, from the newest on. A plain value, for one
 /// lookup.
 pub(crate) struct Fold<'a> {
@@ -26,11 +34,13 @@ pub(crate) struct Fold<'a> {
     base: Option<Bytes>,
     /// The base is a reference to the value.
     is_away: bool,
+    /// The latest expiry of these.
+    expiry: u64,
 }
 
 impl<'a> Fold<'a> {
     pub(crate) fn new(view: &'a View) -> Self {
-        Fold { view, operands: Vec::new(), base: None, is_away: false }
+        Fold { view, operands: Vec::new(), base: None, is_away: false, expiry: 0 }
     }
 
     /// Takes the next older version, one that the snapshot may see. `true`: no older one matters.
@@ -40,6 +50,9 @@ impl<'a> Fold<'a> {
         }
         let (expiry, value) = without_expiry(kind, value);
         let has_expired = expiry <= self.view.now_ms;
+        if !has_expired && kind != Kind::Delete {
+            self.expiry = self.expiry.max(expiry);
+        }
         match kind {
             Kind::Delete | Kind::DeleteRange => true,
             Kind::Put | Kind::PutUntil | Kind::PutAway | Kind::PutAwayUntil => {
@@ -76,10 +89,11 @@ impl<'a> Fold<'a> {
         key: &[u8],
         keyspace: &str,
         operator: Option<&dyn MergeOperator>,
-    ) -> Result<Option<Bytes>> {
-        let Fold { mut operands, base, .. } = self;
+    ) -> Result<Option<Folded>> {
+        let Fold { mut operands, base, expiry, .. } = self;
+        let folded = |value| Folded { value, expiry };
         if operands.is_empty() {
-            return Ok(base);
+            return Ok(base.map(folded));
         }
         let operator = operator.ok_or_else(|| Error::MergeOperator {
             keyspace: keyspace.to_owned(),
@@ -87,7 +101,7 @@ impl<'a> Fold<'a> {
         })?;
         operands.reverse();
         let operands: Vec<&[u8]> = operands.iter().map(|operand| &operand[..]).collect();
-        let limit = longest_result(false);
-        Ok(merge(operator, key, base.as_deref(), &operands, limit)?.map(Bytes::from))
+        let merged = merge(operator, key, base.as_deref(), &operands, longest_result(false))?;
+        Ok(merged.map(|value| folded(Bytes::from(value))))
     }
 }

@@ -17,7 +17,7 @@ mod merge;
 mod range;
 mod source;
 
-pub(crate) use fold::Fold;
+pub(crate) use fold::{Fold, Folded};
 pub(crate) use merge::MergeCursor;
 pub use range::RangeIter;
 pub(crate) use range::{CursorSource, owned_bounds};

@@ -4,7 +4,7 @@
 //! pays nothing for the other direction. The two ends meet at keys: neither passes the last key
 //! that the other gave.
 
-use super::fold::without_expiry;
+use super::fold::{Folded, without_expiry};
 use super::{MergeCursor, RangeSource, View};
 use crate::cursor::{Bounds, Cursor, Hidden, Seek, Shown};
 use crate::deletes::RangeDeletes;
@@ -29,7 +29,7 @@ pub(crate) trait CursorSource: Send + Sync {
     fn fetch(&self, reference: &[u8]) -> Result<Bytes>;
 
     /// What the versions of a key come to that the view may see.
-    fn fold(&self, key: &[u8], view: &View) -> Result<Option<Bytes>>;
+    fn fold(&self, key: &[u8], view: &View) -> Result<Option<Folded>>;
 
     /// What to report if a source does not show its keys in order.
     fn out_of_order(&self) -> Error;
@@ -70,7 +70,7 @@ struct End {
     /// The last key given is the merge's: limit and key are still to be set to that.
     lags: bool,
     /// The value of the key given, where it is not the merge's.
-    value: Option<Bytes>,
+    value: Option<Folded>,
 }
 
 /// What a range makes of the version that decides about a key.
@@ -81,7 +81,7 @@ enum Decision {
     /// The entry as it is.
     Plain,
     /// The key with this value.
-    With(Bytes),
+    With(Folded),
 }
 
 /// Whether a range tombstone that the view sees hides a version of a key.
@@ -123,15 +123,16 @@ fn decide(
         Kind::Delete | Kind::DeleteRange => None,
         Kind::PutUntil => {
             let (expiry, value) = without_expiry(Kind::PutUntil, merge.value());
-            (expiry > view.now_ms).then_some(value)
+            (expiry > view.now_ms).then_some(Folded { value, expiry })
         }
         kind @ (Kind::PutAway | Kind::PutAwayUntil) => {
             let (expiry, reference) = without_expiry(kind, merge.value());
-            match expiry > view.now_ms {
+            let value = match expiry > view.now_ms {
                 false => None,
                 true if keys_only => Some(Bytes::new()),
                 true => Some(source.fetch(&reference)?),
-            }
+            };
+            value.map(|value| Folded { value, expiry })
         }
         Kind::Merge | Kind::MergeUntil => source.fold(merge.key(), view)?,
     };
@@ -205,7 +206,7 @@ impl End {
     /// What was given after a step that was no stride: the value may be another than the merge's.
     fn lend_given(&self, keys_only: bool) -> (&[u8], &[u8]) {
         match (&self.value, &self.merge) {
-            (Some(value), Some(merge)) if !keys_only => (merge.key(), value),
+            (Some(folded), Some(merge)) if !keys_only => (merge.key(), &folded.value),
             _ => self.lend(keys_only),
         }
     }
@@ -213,8 +214,8 @@ impl End {
     /// The same, to keep.
     fn share_given(&self, keys_only: bool) -> (Key, Value) {
         match (&self.value, &self.merge) {
-            (Some(value), Some(merge)) if !keys_only => {
-                (Key(merge.key_bytes()), Value(value.clone()))
+            (Some(folded), Some(merge)) if !keys_only => {
+                (Key(merge.key_bytes()), Value(folded.value.clone()))
             }
             _ => self.share(keys_only),
         }
@@ -327,6 +328,14 @@ impl RangeIter {
             Ok(()) => Some(Ok(self.back.lend_given(self.keys_only))),
             Err(error) => Some(Err(error)),
         }
+    }
+
+    /// When the entry that was last given from the front expires, in milliseconds since the Unix epoch;
+    /// `None`: never. Of a value that was merged from parts, when the last of these does.
+    #[must_use]
+    pub fn expires_ms(&self) -> Option<u64> {
+        let given = self.front.value.as_ref().map(|folded| folded.expiry);
+        given.filter(|expiry| *expiry != u64::MAX)
     }
 
     fn advance_front(&mut self) -> Result<bool> {

@@ -33,7 +33,7 @@ impl CursorSource for Tables {
         unreachable!("nothing lies elsewhere")
     }
 
-    fn fold(&self, _: &[u8], _: &View) -> Result<Option<Bytes>> {
+    fn fold(&self, _: &[u8], _: &View) -> Result<Option<Folded>> {
         unreachable!("only puts and removals")
     }
 
@@ -226,7 +226,7 @@ fn an_error_is_given_once_and_nothing_after_it() {
             unreachable!("nothing lies elsewhere")
         }
 
-        fn fold(&self, _: &[u8], _: &View) -> Result<Option<Bytes>> {
+        fn fold(&self, _: &[u8], _: &View) -> Result<Option<Folded>> {
             unreachable!("only puts and removals")
         }
 
@@ -315,7 +315,7 @@ impl CursorSource for CountedTables {
         unreachable!("nothing lies elsewhere")
     }
 
-    fn fold(&self, _: &[u8], _: &View) -> Result<Option<Bytes>> {
+    fn fold(&self, _: &[u8], _: &View) -> Result<Option<Folded>> {
         unreachable!("only puts and removals")
     }
 
@@ -435,7 +435,7 @@ fn a_source_whose_order_is_wrong_is_an_error_and_not_a_walk_without_end() {
             unreachable!("nothing lies elsewhere")
         }
 
-        fn fold(&self, _: &[u8], _: &View) -> Result<Option<Bytes>> {
+        fn fold(&self, _: &[u8], _: &View) -> Result<Option<Folded>> {
             unreachable!("only puts and removals")
         }
 

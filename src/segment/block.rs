@@ -43,6 +43,8 @@ pub(crate) struct Block {
     prefixes: usize,
     offsets: usize,
     hashes: usize,
+    /// The number of the entries that carry none.
+    unnumbered: SeqNo,
 }
 
 impl std::fmt::Debug for Block {
@@ -119,6 +121,7 @@ impl Block {
             prefixes: 0,
             offsets: 0,
             hashes: 0,
+            unnumbered: SeqNo::ZERO,
         }
     }
 }
@@ -167,8 +170,19 @@ impl Block {
         let Peek { pages, entries, common, prefixes, offsets, hashes, .. } =
             Peek::of(&payload, header)?;
         let width = usize::from(header.prefix_width);
-        let block =
-            Block { payload, taken, pages, entries, width, common, prefixes, offsets, hashes };
+        let unnumbered = SeqNo::ZERO;
+        let block = Block {
+            payload,
+            taken,
+            pages,
+            entries,
+            width,
+            common,
+            prefixes,
+            offsets,
+            hashes,
+            unnumbered,
+        };
         let bytes: &[u8] = &block.payload;
         let mut end = 0;
         for i in 0..entries {
@@ -193,6 +207,17 @@ impl Block {
             return Err(Malformed::Damaged("the block's entries do not reach its trailer"));
         }
         Ok(block)
+    }
+
+    /// The same block, of a segment whose entries have this number if they carry none.
+    pub(super) fn numbered(self, unnumbered: SeqNo) -> Block {
+        Block { unnumbered, ..self }
+    }
+
+    /// The number of the entries that carry none.
+    #[inline]
+    pub(super) fn unnumbered(&self) -> SeqNo {
+        self.unnumbered
     }
 
     /// How many entries it has.
@@ -227,6 +252,7 @@ impl Block {
             prefixes: self.prefixes,
             offsets: self.offsets,
             hashes: self.hashes,
+            unnumbered: self.unnumbered,
         }
     }
 
@@ -273,13 +299,16 @@ impl Block {
         let key_len = usize::from(u16_at(bytes, start)?);
         let value_len = u32_at(bytes, start + 2)? as usize;
         let flags = *bytes.get(start + 6)?;
-        let seqno = if flags & FLAG_SEQNO != 0 { u64_at(bytes, start + 7)? } else { 0 };
+        let seqno = match flags & FLAG_SEQNO {
+            0 => self.unnumbered,
+            _ => SeqNo(u64_at(bytes, start + 7)?),
+        };
         let key = start + ENTRY_HEADER_LEN + seqno_len(flags);
         let value = key + key_len;
         Some(Entry {
             key: key..value,
             value: value..value + value_len,
-            seqno: SeqNo(seqno),
+            seqno,
             kind: Kind::from_u8(flags & FLAG_KIND)?,
             same_key: flags & FLAG_SAME_KEY != 0,
         })

@@ -113,6 +113,8 @@ pub struct SegmentOptions {
     pub hash_seed: Option<u64>,
     /// What [`Properties::deletes_applied`] is to say. Default zero.
     pub deletes_applied: SeqNo,
+    /// What [`Properties::numbered_from`] is to say. Default zero.
+    pub numbered_from: SeqNo,
 }
 
 impl Default for SegmentOptions {
@@ -125,6 +127,7 @@ impl Default for SegmentOptions {
             keyspace: None,
             hash_seed: None,
             deletes_applied: SeqNo::ZERO,
+            numbered_from: SeqNo::ZERO,
         }
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Peek<'a> {
     pub(super) prefixes: usize,
     pub(super) offsets: usize,
     pub(super) hashes: usize,
+    /// The number of the entries that carry none.
+    pub(super) unnumbered: SeqNo,
 }
 
 impl<'a> Peek<'a> {
@@ -70,6 +72,7 @@ impl<'a> Peek<'a> {
             prefixes,
             offsets,
             hashes: offsets + 2 * entries,
+            unnumbered: SeqNo::ZERO,
         })
     }
 
@@ -95,12 +98,14 @@ impl<'a> Peek<'a> {
             .and_then(|len| value.checked_add(len))
             .filter(|end| *end <= self.prefixes)
             .ok_or(SHORT)?;
-        let seqno =
-            if flags & FLAG_SEQNO != 0 { u64_at(bytes, start + 7).ok_or(SHORT)? } else { 0 };
+        let seqno = match flags & FLAG_SEQNO {
+            0 => self.unnumbered,
+            _ => SeqNo(u64_at(bytes, start + 7).ok_or(SHORT)?),
+        };
         Ok(Entry {
             key: key..value,
             value: value..end,
-            seqno: SeqNo(seqno),
+            seqno,
             kind: Kind::from_u8(flags & FLAG_KIND).ok_or(SHORT)?,
             same_key: flags & FLAG_SAME_KEY != 0,
         })

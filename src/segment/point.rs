@@ -234,7 +234,8 @@ impl SegmentReader {
     fn decode_at(&self, offset: u64, bytes: Space) -> Result<Block> {
         let (bytes, salt) = (Stored::Own(bytes), self.inner.meta.salt);
         let decoded = Block::decode_from(bytes, self.slabs(), salt, offset);
-        decoded.map(|(block, _)| block).map_err(|malformed| self.malformed(malformed, offset))
+        let block = decoded.map_err(|malformed| self.malformed(malformed, offset))?.0;
+        Ok(block.numbered(self.inner.unnumbered))
     }
 
     /// Reads a block to a buffer and looks at it; a long one to memory of its own, which may be shared.
@@ -262,6 +263,7 @@ impl SegmentReader {
         }
         let (bytes, raw) = buffers.parts(len);
         let block = Peek::open(bytes, self.inner.meta.salt, offset, raw).map_err(malformed)?;
+        let block = Peek { unnumbered: self.inner.unnumbered, ..block };
         look(block, None).map_err(malformed)
     }
 

@@ -41,6 +41,9 @@ pub struct Properties {
     pub hash_seed: u64,
     /// Of range deletes up to this number, nothing is left here that they hide. Zero if that is not known.
     pub deletes_applied: SeqNo,
+    /// The entries carry no numbers: all have one that their database's manifest gives them, at least this
+    /// one. Zero if that is not so.
+    pub numbered_from: SeqNo,
     /// How many of the entries expire.
     pub expiring: u64,
     /// When the first of these does, in milliseconds since the Unix epoch; 0 if there are none.
@@ -72,7 +75,7 @@ const LAST_ID: u16 = 14;
 const FIRST_KEY: u16 = 6;
 const KEYSPACE: u16 = 11;
 /// Written only where they are not zero.
-const OPTIONAL_IDS: std::ops::RangeInclusive<u16> = 0x8010..=0x8013;
+const OPTIONAL_IDS: [u16; 5] = [16, 0x8010, 0x8011, 0x8012, 0x8013];
 /// Written only if there are any.
 const VALUE_SEGMENTS: u16 = 0x8014;
 const VALUE_USE_LEN: usize = 40;
@@ -126,6 +129,7 @@ impl Properties {
             12 => self.hash_seed,
             13 => self.distinct_keys,
             14 => self.range_tombstones,
+            16 => self.numbered_from.0,
             0x8010 => self.deletes_applied.0,
             0x8011 => self.expiring,
             0x8012 => self.first_expiry_ms,
@@ -148,6 +152,7 @@ impl Properties {
             12 => &mut self.hash_seed,
             13 => &mut self.distinct_keys,
             14 => &mut self.range_tombstones,
+            16 => &mut self.numbered_from.0,
             0x8010 => &mut self.deletes_applied.0,
             0x8011 => &mut self.expiring,
             0x8012 => &mut self.first_expiry_ms,
@@ -267,6 +272,7 @@ mod tests {
             keyspace: Some(KeyspaceId(12)),
             hash_seed: 13,
             deletes_applied: SeqNo(14),
+            numbered_from: SeqNo(18),
             expiring: 15,
             first_expiry_ms: 16,
             last_expiry_ms: 17,
@@ -306,7 +312,7 @@ mod tests {
         assert_eq!(Properties::decode(&properties.encode()), Ok(properties.clone()));
         properties.keyspace = None;
         properties.first_key.clear();
-        properties.deletes_applied = SeqNo::ZERO;
+        (properties.deletes_applied, properties.numbered_from) = (SeqNo::ZERO, SeqNo::ZERO);
         (properties.expiring, properties.first_expiry_ms) = (0, 0);
         assert_eq!(Properties::decode(&properties.encode()), Ok(properties));
     }
@@ -316,6 +322,7 @@ mod tests {
         // None of the optional ones, which come last.
         let sample = || Properties {
             deletes_applied: SeqNo::ZERO,
+            numbered_from: SeqNo::ZERO,
             expiring: 0,
             first_expiry_ms: 0,
             last_expiry_ms: 0,
@@ -331,6 +338,7 @@ mod tests {
         };
         assert_eq!(with(0x8015), Ok(sample()));
         assert!(matches!(with(15), Err(Malformed::Unsupported(_))));
+        assert!(matches!(with(16), Err(Malformed::Damaged(_))));
         assert!(matches!(with(14), Err(Malformed::Damaged(_))));
         let bytes = sample().encode();
         for len in 0..bytes.len() {

@@ -42,6 +42,8 @@ pub(super) struct Inner {
     pub(super) frames: Option<Arc<Frames>>,
     index: IndexSlots,
     pub(super) points: PointIndex,
+    /// The number of the entries that carry none.
+    pub(super) unnumbered: SeqNo,
 }
 
 impl std::fmt::Debug for SegmentReader {
@@ -156,6 +158,7 @@ impl SegmentReader {
             frames: None,
             index: IndexSlots::default(),
             points: PointIndex::HashRun,
+            unnumbered: SeqNo::ZERO,
         };
         Ok(SegmentReader { inner: Arc::new(inner) })
     }
@@ -172,9 +175,19 @@ impl SegmentReader {
         let meta = Arc::new(SegmentMetadata::read(source.file()?.as_ref(), &path)?);
         let pages = meta.footer.meta_offset / PAGE as u64;
         let frames = cache.as_ref().map(|(cache, _)| Frames::new(Arc::clone(cache), pages));
-        let index = IndexSlots::default();
-        let inner = Inner { source, path, meta, cache, frames, index, points };
+        let (index, unnumbered) = (IndexSlots::default(), SeqNo::ZERO);
+        let inner = Inner { source, path, meta, cache, frames, index, points, unnumbered };
         Ok(SegmentReader { inner: Arc::new(inner) })
+    }
+
+    /// The same for a segment of a database whose entries have this number if they carry none. To be
+    /// called before anything else is.
+    pub(crate) fn numbered(mut self, unnumbered: SeqNo) -> SegmentReader {
+        match Arc::get_mut(&mut self.inner) {
+            Some(inner) => inner.unnumbered = unnumbered,
+            None => debug_assert!(false, "it is in use already"),
+        }
+        self
     }
 
     /// A reader with metadata that was put together from what can be read of a damaged file.
@@ -184,8 +197,9 @@ impl SegmentReader {
         meta: SegmentMetadata,
     ) -> SegmentReader {
         let (meta, points) = (Arc::new(meta), PointIndex::Filter);
-        let index = IndexSlots::default();
-        let inner = Inner { source, path, meta, cache: None, frames: None, index, points };
+        let (index, unnumbered) = (IndexSlots::default(), SeqNo::ZERO);
+        let (cache, frames) = (None, None);
+        let inner = Inner { source, path, meta, cache, frames, index, points, unnumbered };
         SegmentReader { inner: Arc::new(inner) }
     }
 
@@ -512,7 +526,7 @@ impl SegmentReader {
             let what = "the block's entry count is not the one in the index";
             return Err(Error::corruption(&self.inner.path, offset, what));
         }
-        Ok(block)
+        Ok(block.numbered(self.inner.unnumbered))
     }
 
     /// Where the memory of blocks comes from.

@@ -56,7 +56,15 @@ impl Salvage {
         let file = source.file()?;
         let end = read_end(file.as_ref(), &path, &mut damage)?;
         let reader = SegmentReader::salvaging(source, path, end.meta);
+        // Without a manifest, a number is taken that is not above the true one.
+        let least = end.properties.as_ref().map_or(SeqNo::ZERO, |p| p.numbered_from);
+        let reader = reader.numbered(least);
         Ok(Salvage { reader, properties: end.properties, damage, sums: end.sums })
+    }
+
+    /// The same for a segment of which the manifest says what the smallest number of its entries is.
+    pub(crate) fn numbered(self, smallest: SeqNo) -> Salvage {
+        Salvage { reader: self.reader.numbered(smallest), ..self }
     }
 
     /// Whether it is the segment with this checksum in its footer, as far as one can tell: damage to
@@ -378,6 +386,7 @@ impl SalvageCursor {
         (self.tell)(Told::Read(handle.len()));
         let (block, header) = Block::decode(&bytes, self.reader.inner.meta.salt, offset)
             .map_err(|malformed| self.reader.malformed(malformed, offset))?;
+        let block = block.numbered(self.reader.inner.unnumbered);
         let damaged = |what: &str| Error::corruption(self.reader.path(), offset, what);
         if is_indexed && header.entries != handle.entries {
             return Err(damaged("the block's entry count is not the one in the index"));

@@ -15,16 +15,16 @@ use crate::types::{Kind, SeqNo};
 pub(super) fn entry_at(block: &Block, start: usize) -> Option<Entry> {
     let bytes = block.view(&(start..block.payload_len()));
     let [k0, k1, v0, v1, v2, v3, flags] = *bytes.first_chunk::<ENTRY_HEADER_LEN>()?;
-    let (mut key, mut seqno) = (start + ENTRY_HEADER_LEN, 0);
+    let (mut key, mut seqno) = (start + ENTRY_HEADER_LEN, block.unnumbered());
     if flags & FLAG_SEQNO != 0 {
-        seqno = u64_at(bytes, ENTRY_HEADER_LEN)?;
+        seqno = SeqNo(u64_at(bytes, ENTRY_HEADER_LEN)?);
         key += 8;
     }
     let value = key + usize::from(u16::from_le_bytes([k0, k1]));
     Some(Entry {
         key: key..value,
         value: value..value + u32::from_le_bytes([v0, v1, v2, v3]) as usize,
-        seqno: SeqNo(seqno),
+        seqno,
         kind: Kind::from_u8(flags & FLAG_KIND)?,
         same_key: flags & FLAG_SAME_KEY != 0,
     })

@@ -71,8 +71,25 @@ impl SegmentReader {
     /// # Errors
     /// As [`verify`](Self::verify).
     pub fn verify_with(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
+        self.verify_all(progress, Unreadable::Damage)
+    }
+
+    /// The same, but a part that the operating system cannot read is an error.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify), and [`Error::Io`].
+    pub(crate) fn verify_readable(&self) -> Result<VerifyReport> {
+        self.verify_all(&mut |_, _| {}, Unreadable::Failure)
+    }
+
+    fn verify_all(
+        &self,
+        progress: &mut dyn FnMut(u64, u64),
+        unreadable: Unreadable,
+    ) -> Result<VerifyReport> {
         let mut verifier = Verifier {
             reader: self,
+            unreadable,
             report: VerifyReport::default(),
             totals: Properties { smallest_seqno: SeqNo::MAX, ..Properties::default() },
             before: None,
@@ -95,8 +112,16 @@ impl SegmentReader {
     }
 }
 
+/// What it is if the operating system cannot read a part.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unreadable {
+    Damage,
+    Failure,
+}
+
 struct Verifier<'a> {
     reader: &'a SegmentReader,
+    unreadable: Unreadable,
     report: VerifyReport,
     /// The properties as they should be.
     totals: Properties,
@@ -132,7 +157,7 @@ impl Verifier<'_> {
     ) -> Result<()> {
         let (offset, what) = match error {
             Error::Corruption { offset, what, .. } => (offset, what),
-            Error::Io { .. } => (at, error.to_string()),
+            Error::Io { .. } if self.unreadable == Unreadable::Damage => (at, error.to_string()),
             other => return Err(other),
         };
         self.report.damage.push(Damage { offset, block, key_range, what });
@@ -408,6 +433,7 @@ impl Verifier<'_> {
             keyspace: properties.keyspace,
             hash_seed: properties.hash_seed,
             deletes_applied: properties.deletes_applied,
+            numbered_from: properties.numbered_from,
             ..std::mem::take(&mut self.totals)
         };
         if expected != *properties {

@@ -116,6 +116,7 @@ impl SegmentWriter {
             keyspace: options.keyspace,
             hash_seed: options.hash_seed.unwrap_or_else(|| env.entropy.next_u64()),
             deletes_applied: options.deletes_applied,
+            numbered_from: options.numbered_from,
             ..Properties::default()
         };
         Ok(SegmentWriter {

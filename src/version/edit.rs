@@ -194,18 +194,23 @@ pub(crate) struct Edit {
 }
 
 impl Edit {
-    /// Whether it creates, drops or clears a keyspace, or gives it an operator, without which a log cannot
-    /// be read: what its other changes do, reads do not see.
+    /// Whether it creates, drops or clears a keyspace, gives it an operator, without which a log cannot
+    /// be read, or adds segments with what was in no log, which come behind the flushed number: what its
+    /// other changes do, reads do not see.
     pub(super) fn is_seen(&self) -> bool {
+        let mut is_flushed = false;
         let is_seen = |change: &Change| match change {
             Change::CreateKeyspace { .. }
             | Change::DropKeyspace(_)
             | Change::Clear { .. }
             | Change::SetOptions { .. } => true,
-            Change::AddSegment(_)
-            | Change::RemoveSegment(_)
+            Change::AddSegment(_) => is_flushed,
+            Change::Flushed(_) => {
+                is_flushed = true;
+                false
+            }
+            Change::RemoveSegment(_)
             | Change::LogFloor(_)
-            | Change::Flushed(_)
             | Change::Next { .. }
             | Change::ForgetClears { .. }
             | Change::AddRangeDeletes { .. }

@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::hash::keyspace_seed;
 use crate::keymap::{MapSegment, Slices};
 use crate::segment::{BlockCache, Found, HashSlices, PointIndex, SegmentReader, ValueUse};
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Arc, OnceLock};
 use crate::types::{KeyspaceId, PAGE, SegmentId, SeqNo};
 use crate::vfs::Env;
 use std::collections::{BTreeMap, HashMap};
@@ -74,6 +74,8 @@ struct SegmentFile {
     hash_run_lost: AtomicBool,
     /// The value segments that its entries refer to.
     values: Vec<(ValueUse, Arc<ValueFile>)>,
+    /// The same file, opened with the number that its entries have now: it is not to go while this is read.
+    numbered: OnceLock<Arc<SegmentFile>>,
 }
 
 impl std::fmt::Debug for Segment {
@@ -108,7 +110,7 @@ impl Segment {
                     "the manifest needs it, and it is missing",
                 ));
             }
-            opened => opened?,
+            opened => opened?.numbered(meta.smallest),
         };
         if reader.file_len() != meta.file_len || reader.footer_checksum() != meta.checksum {
             return Err(Error::corruption(
@@ -129,6 +131,7 @@ impl Segment {
             // One that was written without a hash run will not get one by being written again.
             hash_run_lost: AtomicBool::new(!is_new && lacks_hash_run),
             values,
+            numbered: OnceLock::new(),
         };
         Ok(Arc::new(Segment { meta, file: Arc::new(file) }))
     }
@@ -137,6 +140,12 @@ impl Segment {
     pub(crate) fn with_meta(&self, meta: Arc<SegmentMeta>) -> Arc<Segment> {
         debug_assert_eq!(self.meta.id, meta.id);
         Arc::new(Segment { meta, file: Arc::clone(&self.file) })
+    }
+
+    /// Says that `by` is the same file, opened again under another number: readers of this one keep it.
+    pub(crate) fn superseded(&self, by: &Segment) {
+        debug_assert_eq!(self.meta.id, by.meta.id);
+        self.file.numbered.get_or_init(|| Arc::clone(&by.file));
     }
 
     /// The same file under any metadata, so that tests can lay out many segments.

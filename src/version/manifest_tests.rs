@@ -115,6 +115,10 @@ fn what_is_open_for_reading_knows_the_last_edit_that_readers_see_and_takes_none(
         (edit([next(5, 2, 2, 5), create(1, "other")]), 6),
         (edit([Change::DropKeyspace(KeyspaceId(1))]), 7),
         (edit([Change::LogFloor(LogId(2))]), 7),
+        (edit([Change::Flushed(SeqNo(30)), next(6, 2, 2, 6)]), 7),
+        // What was in no log.
+        (edit([Change::Flushed(SeqNo(40)), add(segment(6, 6, "a", "m")), next(7, 2, 2, 7)]), 10),
+        (edit([add(segment(7, 7, "a", "m")), next(8, 2, 2, 8), Change::Flushed(SeqNo(70))]), 10),
     ];
     for (edit, expected) in edits {
         manifest.commit(&mut state, &edit).unwrap();

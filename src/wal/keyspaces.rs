@@ -4,6 +4,7 @@
 //! all       0 · for each live keyspace: varint id · bytes name · varint last clear
 //! one       1 · varint id · bytes name · varint last clear
 //! dropped   2 · varint id
+//! loaded    3 · varint id · varint number · bytes first key · bytes last key
 //! ```
 //!
 //! Only the manifest counts for recovery; these records are optional and skipped there. Pure functions.
@@ -12,11 +13,14 @@
 
 use crate::coding::{Reader, put_bytes, put_varint};
 use crate::error::Malformed;
+use crate::slice::Key;
 use crate::types::{KeyspaceId, SeqNo};
+use bytes::Bytes;
 
 const ALL: u8 = 0;
 const ONE: u8 = 1;
 const DROPPED: u8 = 2;
+const LOADED: u8 = 3;
 
 /// A live keyspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +40,14 @@ pub(crate) enum KeyspaceNote {
     One(NotedKeyspace),
     /// This one was just dropped.
     Dropped(KeyspaceId),
+    /// Entries just came into this one past the log.
+    Loaded {
+        id: KeyspaceId,
+        /// Their number.
+        seqno: SeqNo,
+        first: Key,
+        last: Key,
+    },
 }
 
 impl KeyspaceNote {
@@ -61,6 +73,13 @@ impl KeyspaceNote {
                 out.push(DROPPED);
                 put_varint(out, u64::from(id.0));
             }
+            KeyspaceNote::Loaded { id, seqno, first, last } => {
+                out.push(LOADED);
+                put_varint(out, u64::from(id.0));
+                put_varint(out, seqno.0);
+                put_bytes(out, first);
+                put_bytes(out, last);
+            }
         }
     }
 
@@ -77,6 +96,12 @@ impl KeyspaceNote {
             }
             ONE => KeyspaceNote::One(decode_live(&mut reader)?),
             DROPPED => KeyspaceNote::Dropped(decode_id(&mut reader)?),
+            LOADED => {
+                let (id, seqno) = (decode_id(&mut reader)?, SeqNo(reader.varint()?));
+                let mut key = || reader.prefixed_bytes().map(Bytes::copy_from_slice).map(Key);
+                let (first, last) = (key()?, key()?);
+                KeyspaceNote::Loaded { id, seqno, first, last }
+            }
             _ => return Err(Malformed::Unsupported("a note on keyspaces of a newer version")),
         };
         if reader.is_empty() {
@@ -123,6 +148,12 @@ mod tests {
             KeyspaceNote::All(vec![keyspace(0, "default", 0), keyspace(300, "ü", u64::MAX)]),
             KeyspaceNote::One(keyspace(7, "", 1 << 40)),
             KeyspaceNote::Dropped(KeyspaceId(u32::MAX)),
+            KeyspaceNote::Loaded {
+                id: KeyspaceId(8),
+                seqno: SeqNo(1 << 40),
+                first: Key(Bytes::new()),
+                last: Key(Bytes::from(vec![b'k'; 300])),
+            },
         ];
         for note in notes {
             let mut bytes = Vec::new();
@@ -137,7 +168,7 @@ mod tests {
                 assert!(matches!(KeyspaceNote::decode(&bytes), Err(Malformed::Damaged(_))));
             }
         }
-        assert!(matches!(KeyspaceNote::decode(&[3]), Err(Malformed::Unsupported(_))));
+        assert!(matches!(KeyspaceNote::decode(&[4]), Err(Malformed::Unsupported(_))));
         assert!(matches!(KeyspaceNote::decode(&[]), Err(Malformed::Damaged(_))));
         let too_large = [&[DROPPED][..], &[0xff; 4], &[0x7f]].concat();
         assert!(matches!(KeyspaceNote::decode(&too_large), Err(Malformed::Damaged(_))));

@@ -298,7 +298,7 @@ impl Case {
                 if matches!(op, Op::Close | Op::Kill) {
                     self.settle()?;
                 }
-                if matches!(op, Op::Flush | Op::Idle) {
+                if matches!(op, Op::Flush | Op::Idle | Op::Load(..)) {
                     self.work_failed = false;
                 }
                 Ok(())
@@ -346,7 +346,10 @@ impl Case {
     /// An operation gave a proper error: what can be seen of it now, and what is left of it?
     fn failed(&mut self, op: &Op, was_refused: bool) -> Result<(), String> {
         self.crash(&format!("when {op:?} failed"))?;
-        if matches!(op, Op::Flush | Op::Step | Op::Idle | Op::Compact(_) | Op::Checkpoint) {
+        if matches!(
+            op,
+            Op::Flush | Op::Step | Op::Idle | Op::Compact(_) | Op::Checkpoint | Op::Load(..)
+        ) {
             self.work_failed = true;
         }
         if self.runner.db.is_none() {

@@ -11,17 +11,20 @@
 //! that forgets a delete must be told from one that does not.
 
 use crate::driver::{Row, Violation, panic_text};
-use crate::same_ops::{Effect, Expected, FILTERED, K, NAMES, Op, Read, answers, judge, operations};
+use crate::same_ops::{
+    Effect, Expected, FILTERED, K, NAMES, Op, Read, V, answers, judge, operations,
+};
 use crate::separated;
 use crate::workload::{DIR, LIFE, Rng, pass_ages, reduce};
 use ashlardb::vfs::{Env, Failure, SimVfs};
 use ashlardb::{
     Background, Compaction, Compression, Db, Durability, Error, Keyspace, KeyspaceOptions, Result,
-    Snapshot, WriteBatch, merge,
+    SegmentOptions, SegmentWriter, Snapshot, WriteBatch, merge,
 };
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How long a list is.
@@ -366,6 +369,48 @@ impl<'a> Run<'a> {
         transaction.commit_with(durability)
     }
 
+    /// Loads puts: from files if none expires and it happens so, else sorted.
+    fn load(&self, handle: &Keyspace, puts: &[(K, V, bool)]) -> Result<u64> {
+        let sorted: BTreeMap<_, _> = puts
+            .iter()
+            .map(|(key, value, expires)| (key.bytes(), (value.set(), *expires)))
+            .collect();
+        let env = self.env.as_ref().expect("it was opened");
+        let from_files = self.rng.one_in(2) && puts.iter().all(|(.., expires)| !expires);
+        if !from_files {
+            let expiry = env.clock.unix_ms() + LIFE.as_millis() as u64;
+            let mut loader = handle.bulk_loader()?;
+            for (key, (value, expires)) in &sorted {
+                match expires {
+                    true => loader.put_until(key, value, expiry)?,
+                    false => loader.put(key, value)?,
+                }
+            }
+            return loader.finish();
+        }
+        // Each run has names of its own, as one that failed may be left.
+        let name = self.rng.next();
+        let mut files = Vec::new();
+        let all: Vec<_> = sorted.iter().collect();
+        for (n, piece) in all.chunks(all.len().div_ceil(2)).enumerate() {
+            let path = PathBuf::from(format!("/{name:x}-{n}"));
+            let options =
+                SegmentOptions { compression: self.setup.compression, ..Default::default() };
+            let mut writer = SegmentWriter::create_in(env, &path, options)?;
+            piece.iter().try_for_each(|(key, (value, _))| writer.put(key, value))?;
+            writer.finish()?;
+            files.push(path);
+        }
+        // The order does not matter.
+        files.reverse();
+        let loaded = handle.ingest(&files)?;
+        // They are not needed any more; nor does it matter if they stay.
+        for path in &files {
+            drop(env.vfs.remove_file(path));
+        }
+        Ok(loaded)
+    }
+
     /// What the operation answers. `None`: its snapshot was lost when the database had to be opened
     /// again.
     fn apply(&mut self, op: &Op) -> Result<Option<u64>> {
@@ -408,6 +453,7 @@ impl<'a> Run<'a> {
                 }
                 self.db().write_with(batch, sync)?;
             }
+            Op::Load(space, puts) => drop(self.load(&self.handles[space], puts)?),
             Op::Read(None, space, read) => return read.ask(&self.handles[space]).map(Some),
             Op::Read(Some(slot), space, read) => {
                 let Some(snapshot) = self.snapshots.get(slot) else { return Ok(None) };

@@ -4,6 +4,7 @@ use crate::same::Reads;
 use crate::workload::Rng;
 use ashlardb::filter::Verdict;
 use ashlardb::{DEFAULT_KEYSPACE, Result};
+use std::cell::Cell;
 use std::collections::btree_map::Range;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hasher};
@@ -114,6 +115,8 @@ pub enum Op {
     /// One call for one change.
     Change(u8, K, Effect),
     Batch(Vec<(u8, K, Effect)>, bool),
+    /// Puts for ever, or some that expire, in any order and of some keys more than once: sorted, and loaded.
+    Load(u8, Vec<(K, V, bool)>),
     /// So much time passes that all expires that can.
     Pass,
     /// Reads a keyspace, or what a snapshot has of it.
@@ -135,12 +138,12 @@ pub enum Op {
 
 pub fn operations(seed: u64, count: usize) -> Vec<Op> {
     let rng = Rng::new(seed ^ 0x6C69_7374);
-    let mut id = 0;
-    let mut value = || {
-        id += 1;
-        V(id)
+    let id = Cell::new(0);
+    let value = || {
+        id.set(id.get() + 1);
+        V(id.get())
     };
-    let mut write = |rng: &Rng| match rng.below(20) {
+    let write = |rng: &Rng| match rng.below(20) {
         0..5 => Effect::Merge(value(), false),
         5 => Effect::Merge(value(), true),
         6..8 => Effect::Put(value(), true),
@@ -184,7 +187,12 @@ pub fn operations(seed: u64, count: usize) -> Vec<Op> {
         991..994 => Op::Compact(space(&rng), key(&rng), key(&rng)),
         994..996 => Op::Close,
         996..998 => Op::Kill,
-        _ => Op::Crash,
+        998 => Op::Crash,
+        _ => {
+            let (n, some_expire) = (1 + rng.below(90), rng.one_in(2));
+            let puts = (0..n).map(|_| (key(&rng), value(), some_expire && rng.one_in(8)));
+            Op::Load(space(&rng), puts.collect())
+        }
     });
     create.iter().cloned().chain(rest).collect()
 }
@@ -428,6 +436,12 @@ fn answer(
                 if let Some((_, contents)) = spaces.get_mut(space) {
                     change(Rc::make_mut(contents), *key, *effect);
                 }
+            }
+        }
+        Op::Load(space, puts) => {
+            let (_, contents) = spaces.get_mut(space)?;
+            for (key, value, expires) in puts {
+                change(Rc::make_mut(contents), *key, Effect::Put(*value, *expires));
             }
         }
         Op::Pass => {

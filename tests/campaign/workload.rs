@@ -9,10 +9,12 @@ use ashlardb::filter::Verdict;
 use ashlardb::vfs::{Entropy, Env, SeededEntropy};
 use ashlardb::{
     Background, Builder, Compaction, Compression, DEFAULT_KEYSPACE, Db, Durability, Error,
-    Keyspace, KeyspaceOptions, Snapshot, Transaction, WriteBatch, merge,
+    Keyspace, KeyspaceOptions, SegmentOptions, SegmentWriter, Snapshot, Transaction, WriteBatch,
+    merge,
 };
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -166,6 +168,8 @@ pub enum Op {
     /// All background work that is due.
     Idle,
     Compact(u8),
+    /// Values for some keys, sorted and loaded at once; or written into two files, which are taken in.
+    Load(Vec<Change>, bool),
     Create(u8),
     Drop(u8),
     Clear(u8),
@@ -200,6 +204,10 @@ impl fmt::Debug for Op {
                     }
                 }
                 write!(f, "]")
+            }
+            Op::Load(changes, from_files) => {
+                let values = Op::Write(changes.clone(), false);
+                write!(f, "{}{values:?}", if *from_files { "Ingest" } else { "Load" })
             }
             Op::Compact(k) => write!(f, "Compact({k})"),
             Op::Create(k) => write!(f, "Create({k})"),
@@ -258,7 +266,13 @@ pub fn operations(seed: u64, count: usize) -> Vec<Op> {
         }
         55..60 => Op::Sync,
         60..69 => Op::Flush,
-        69..79 => Op::Step,
+        69..77 => Op::Step,
+        77..79 => {
+            let (keyspace, n) = (space(&rng), 1 + rng.below(12));
+            let changes = (0..n).map(|_| Change { keyspace, ..change(&rng) });
+            let changes = changes.filter(|change| matches!(change.effect, Effect::Put(..)));
+            Op::Load(changes.collect(), rng.one_in(2))
+        }
         79..81 => Op::Idle,
         81..83 => Op::Compact(space(&rng)),
         83..87 => Op::Create(1 + rng.below(2) as u8),
@@ -710,6 +724,27 @@ impl Runner {
                 }
                 self.check_held()?;
             }
+            Op::Load(changes, from_files) => {
+                let handle = changes.first().and_then(|c| self.handles.get(&c.keyspace));
+                let (Some(first), Some(handle)) = (changes.first(), handle) else { return Ok(()) };
+                let put = |change: &Change| match change.effect {
+                    Effect::Put(id, len) => Some((key_bytes(change.key), value_bytes(id, len))),
+                    _ => None,
+                };
+                let loaded: BTreeMap<_, _> = changes.iter().filter_map(put).collect();
+                let mut next = State::clone(&now);
+                let contents = next.entry(first.keyspace).or_default();
+                for change in changes {
+                    change.apply_to(contents);
+                }
+                begin(next);
+                if *from_files {
+                    handle.ingest(self.files(first, &loaded)?)?;
+                } else {
+                    handle.bulk_load(loaded)?;
+                }
+                durable();
+            }
             Op::Create(space) if self.handles.contains_key(space) => {
                 open_space(self.db(), *space, &self.config)?;
             }
@@ -792,6 +827,29 @@ impl Runner {
         self.snapshot
             .as_ref()
             .map_or(Ok(()), |(snapshot, then)| self.check_snapshot(snapshot, then))
+    }
+
+    /// Two files with these values, or one.
+    fn files(
+        &self,
+        first: &Change,
+        values: &BTreeMap<Vec<u8>, Arc<[u8]>>,
+    ) -> Result<Vec<PathBuf>, Error> {
+        let mut paths = Vec::new();
+        let half = values.len().div_ceil(2);
+        let id = if let Effect::Put(id, _) = first.effect { id } else { 0 };
+        for (at, (key, value)) in values.iter().enumerate() {
+            if at % half == 0 {
+                // In the database's directory there are only its own.
+                let path = PathBuf::from(format!("/part-{id}-{at}"));
+                let options = SegmentOptions::default();
+                paths.push((SegmentWriter::create_in(&self.env, &path, options)?, path));
+            }
+            let (writer, _) = paths.last_mut().expect("one was begun");
+            writer.put(key, value)?;
+        }
+        let finish = |(writer, path): (SegmentWriter, PathBuf)| writer.finish().map(|_| path);
+        paths.into_iter().map(finish).collect()
     }
 
     fn check_snapshot(&self, snapshot: &Snapshot, then: &State) -> Result<(), Trouble> {

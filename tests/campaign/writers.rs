@@ -42,6 +42,8 @@ pub enum Op {
     Delete(Place, u32),
     /// Puts, and deletions where the flag is not set.
     Batch(Vec<(Place, u32, bool)>),
+    /// Puts from this key on, so many, each so far from the one before: sorted, past the log.
+    Load(Place, u32, u32, u32),
     Clear,
     Drop,
     Create,
@@ -91,6 +93,9 @@ impl Model {
                     change(*place, *key, *is_put);
                 }
             }
+            Op::Load(place, first, count, step) => {
+                (0..*count).for_each(|i| change(*place, first + i * step, true));
+            }
             Op::Clear | Op::Create => self.own = Some(Map::new()),
             Op::Drop => self.own = None,
             Op::Flush | Op::Sync | Op::Compact(..) => {}
@@ -123,7 +128,12 @@ impl Script {
             10..14 if model.own.is_some() => Op::Clear,
             14..17 if model.own.is_some() => Op::Drop,
             10..400 if model.own.is_none() => Op::Create,
-            17..700 => {
+            17..23 => {
+                let (first, step) = (key(), 1 + dice.below(3) as u32);
+                let room = (self.keys - first).div_ceil(step);
+                Op::Load(place(), first, 1 + dice.below(u64::from(room)) as u32, step)
+            }
+            23..700 => {
                 let mut parts: Vec<_> =
                     (0..dice.below(8)).map(|_| (place(), key(), !dice.one_in(4))).collect();
                 parts.push((Place::Default, PAIR, true));
@@ -210,6 +220,17 @@ impl Hands {
             Op::Put(place, key) => self.write(script, n, &[(*place, *key, true)], durability),
             Op::Delete(place, key) => self.write(script, n, &[(*place, *key, false)], durability),
             Op::Batch(parts) => self.write(script, n, parts, durability),
+            Op::Load(place, first, count, step) => {
+                let puts = (0..*count).map(|i| first + i * step);
+                let puts = puts.map(|key| (script.key(key), script.value(key, n)));
+                match (place, &self.own) {
+                    (Place::Default, _) => self.db.bulk_load(puts)?,
+                    (Place::Shared, _) => self.shared.bulk_load(puts)?,
+                    (Place::Own, Some(own)) => own.bulk_load(puts)?,
+                    (Place::Own, None) => 0,
+                };
+                Ok(())
+            }
             Op::Clear => self.own.as_ref().map_or(Ok(()), Keyspace::clear),
             Op::Drop => {
                 self.db.drop_keyspace(&script.own_name())?;
