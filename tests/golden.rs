@@ -203,10 +203,10 @@ fn contents(db: &Db) -> Result<Contents, Error> {
     Ok(contents)
 }
 
-#[test]
-fn golden_logs_give_the_changes_that_were_made() {
+/// The changes that the logs of a golden database tell, but for the values.
+fn changes(name: &str) -> Vec<String> {
     let golden = files_under(&golden_dir());
-    let env = env_with("db", &databases(&golden)["feed"]);
+    let env = env_with("db", &databases(&golden)[name]);
     let db = Db::builder("db").env(env).open_read_only().expect("it opens");
     let mut found = Vec::new();
     for batch in db.changes_since(SeqNo(0)).expect("the logs are kept") {
@@ -216,6 +216,10 @@ fn golden_logs_give_the_changes_that_were_made() {
                 format!("{} in {}", key.escape_ascii(), keyspace.name)
             }
             Change::Clear { keyspace } => format!("{} cleared", keyspace.name),
+            Change::Loaded { keyspace, first, last } => {
+                let (first, last) = (first.escape_ascii(), last.escape_ascii());
+                format!("{first} to {last} loaded into {}", keyspace.name)
+            }
             Change::Keyspaces(live) => {
                 live.iter().map(|k| format!("{}/{}", k.id, k.name)).collect::<Vec<_>>().join(" ")
             }
@@ -223,6 +227,11 @@ fn golden_logs_give_the_changes_that_were_made() {
         });
         found.push(format!("{} {}", batch.last, changes.collect::<Vec<_>>().join(", ")));
     }
+    found
+}
+
+#[test]
+fn golden_logs_give_the_changes_that_were_made() {
     let expected = [
         "0 0/default",
         "1 first in default",
@@ -235,7 +244,13 @@ fn golden_logs_give_the_changes_that_were_made() {
         "5 kept in other",
         "6 last in default",
     ];
-    assert_eq!(found, expected);
+    assert_eq!(changes("feed"), expected);
+    let loaded = changes("loaded");
+    let loads: Vec<_> = loaded.iter().filter(|change| change.contains("loaded")).collect();
+    let expected =
+        ["21 key/000 to key/029 loaded into other", "22 key/010 to key/038 loaded into default"];
+    assert_eq!(loads, expected);
+    assert_eq!(loaded.len(), 1 + 20 + 1 + 2 + 4, "{loaded:?}");
 }
 
 #[test]
@@ -364,7 +379,7 @@ fn every_kind_is_in_a_golden_file() {
     let away = [(6, false), (6, true)];
     assert_eq!(entries, in_blocks.iter().copied().chain(away).collect());
     assert_eq!(operations, in_blocks.into_iter().chain([(4, false)]).collect());
-    assert!(properties.is_superset(&(0x8010..=0x8013).collect()), "{properties:x?}");
+    assert!(properties.is_superset(&(0x8010..=0x8013).chain([16]).collect()), "{properties:x?}");
     assert_eq!((operators.len(), has_ttl), (4, true), "{operators:?}");
 }
 

@@ -132,7 +132,13 @@ fn read_record(file: &[u8], salt: u64, offset: usize) -> Option<(Record, usize)>
 /// What a record says about keyspaces.
 fn check_note(input: &mut Input<'_>) {
     let what = input.int(1);
-    assert!(what <= 2);
+    assert!(what <= 3);
+    if what == 3 {
+        let (_id, number) = (input.varint(), input.varint());
+        let (first, last) = (input.bytes().to_vec(), input.bytes().to_vec());
+        assert!(number > 0 && first <= last && input.is_empty());
+        return;
+    }
     let mut before = None;
     while !input.is_empty() {
         let id = input.varint();
@@ -401,7 +407,11 @@ impl Versions {
             (&line.first_key, &line.last_key)
         );
         let mut listed: BTreeMap<u64, [u64; 2]> = BTreeMap::new();
-        for segment::Entry { key, seqno, mut kind, expiry, mut value } in segment.entries {
+        let least = description.properties.get(&segment::NUMBERED_FROM);
+        assert!(least.is_none_or(|least| *least <= line.smallest));
+        for segment::Entry { key, seqno, numbered, mut kind, expiry, mut value } in segment.entries
+        {
+            let seqno = if numbered { seqno } else { line.smallest };
             assert!((line.smallest..=line.largest).contains(&seqno));
             if kind == 6 {
                 let (fetched, bytes) = references.value(&value);

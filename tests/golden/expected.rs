@@ -102,6 +102,7 @@ pub fn describe(reader: &SegmentReader) -> Description {
         (14, p.range_tombstones),
     ];
     let optional = [
+        (16, p.numbered_from.0),
         (0x8010, p.deletes_applied.0),
         (0x8011, p.expiring),
         (0x8012, p.first_expiry_ms),

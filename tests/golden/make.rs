@@ -477,6 +477,46 @@ fn merges() -> Files {
     files
 }
 
+/// Segments whose entries carry no numbers, over others and under, in the top level and the bottom,
+/// and logs that tell feeds of them.
+fn loaded() -> Files {
+    let env = env(110);
+    let db = builder(&env).keep_log_bytes(1 << 20).open().expect("a healthy database opens");
+    let database = Database { env, db };
+    let db = &database.db;
+    let key = |i: u32| format!("key/{i:03}");
+    for i in 0..20 {
+        database.put(&key(i), &format!("value {i}"));
+    }
+    let other = db.keyspace("other").expect("a keyspace");
+    let mut loader = other.bulk_loader().expect("a loader");
+    for i in 0..30 {
+        let (key, value) = (key(i), format!("loaded {i}"));
+        match i % 3 {
+            0 => loader.put(key, value),
+            1 => loader.put_until(key, value, READ_AT_MS - 30_000),
+            _ => loader.put_until(key, value, READ_AT_MS + 30_000),
+        }
+        .expect("keys rise");
+    }
+    assert_eq!(loader.finish().expect("a load succeeds"), 30);
+    let path = Path::new("file");
+    let mut file = SegmentWriter::create_in(&database.env, path, raw(0)).expect("a writer");
+    for i in (10..40).step_by(2) {
+        file.put(key(i).as_bytes(), format!("from a file, {i}").as_bytes()).expect("in order");
+    }
+    file.finish().expect("the segment is written");
+    assert_eq!(db.ingest([path]).expect("it is taken in"), 15);
+    // Newer than what was loaded, in a segment and in the log.
+    db.delete(key(12)).expect("a delete succeeds");
+    other.put(key(3), "put again").expect("a put succeeds");
+    db.flush().expect("a flush succeeds");
+    other.delete_range(key(20)..key(25)).expect("a delete succeeds");
+    database.put_synced(&key(14), "in the log");
+    drop(other);
+    database.files()
+}
+
 /// A record at the end of a log.
 fn append_record(log: &mut Vec<u8>, kind: u8, seqno: u64, payload: &[u8]) {
     let (salt, offset) = (u64_at(log, 24), log.len());
@@ -718,6 +758,7 @@ pub fn golden() -> Files {
         ("operations", operations()),
         ("merges", merges()),
         ("values", values()),
+        ("loaded", loaded()),
     ];
     for (name, database) in databases {
         for (file, bytes) in database {

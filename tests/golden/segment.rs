@@ -17,6 +17,9 @@ pub const LAST_KEY: u16 = 7;
 pub const HASH_RUN: u16 = 0x8001;
 pub const HASH_RUN_PARTITIONS: u16 = 0x8002;
 
+/// The property of a segment whose entries carry no numbers.
+pub const NUMBERED_FROM: u16 = 16;
+
 /// The names of the properties with an integer value, by id.
 pub const PROPERTY_NAMES: &[(u16, &str)] = &[
     (1, "created_ms"),
@@ -36,6 +39,7 @@ pub const PROPERTY_NAMES: &[(u16, &str)] = &[
 
 /// Those that may be missing: then they are 0.
 pub const OPTIONAL_PROPERTY_NAMES: &[(u16, &str)] = &[
+    (NUMBERED_FROM, "numbered_from"),
     (0x8010, "range_tombstones_applied"),
     (0x8011, "expiring_entries"),
     (0x8012, "first_expiry"),
@@ -45,7 +49,10 @@ pub const OPTIONAL_PROPERTY_NAMES: &[(u16, &str)] = &[
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub key: Vec<u8>,
+    /// 0 if it carries none.
     pub seqno: u64,
+    /// Whether it carries one.
+    pub numbered: bool,
     pub kind: u8,
     /// Milliseconds since the Unix epoch.
     pub expiry: Option<u64>,
@@ -234,6 +241,8 @@ pub fn read(file: &[u8]) -> Segment {
         }
     }
     assert_eq!(totals, properties, "properties");
+    let carries_none = entries.iter().all(|entry| !entry.numbered);
+    assert!(carries_none || !properties.contains_key(&NUMBERED_FROM), "numbers");
     hashes.sort_unstable();
     assert!(hash_run.is_none_or(|run| run == hashes), "hash run");
     assert_eq!(entries[0].key, first_key);
@@ -274,7 +283,7 @@ fn properties(section: &[u8]) -> (BTreeMap<u16, u64>, Vec<u8>, Vec<[u64; 5]>) {
                 assert_eq!(length, 4);
                 integers.insert(id, input.int(4));
             }
-            1..=14 | 0x8010..=0x8013 => {
+            1..=14 | NUMBERED_FROM | 0x8010..=0x8013 => {
                 assert_eq!(length, 8);
                 integers.insert(id, input.int(8));
             }
@@ -290,7 +299,8 @@ fn properties(section: &[u8]) -> (BTreeMap<u16, u64>, Vec<u8>, Vec<[u64; 5]>) {
             }
         }
     }
-    assert_eq!(integers.keys().filter(|id| **id < 0x8000).count(), 13);
+    assert_eq!(integers.keys().filter(|id| **id <= 14).count(), 13);
+    assert_ne!(integers.get(&NUMBERED_FROM), Some(&0));
     (integers, first_key.expect("a first key"), value_segments)
 }
 
@@ -337,7 +347,8 @@ impl Block {
             let (kind, expires) = (flags & 7, flags & 16 != 0);
             assert!(matches!((kind, expires), (1 | 3 | 6, _) | (2, false)), "kind {kind}");
             assert!(kind != 2 || value_length == 0, "a point tombstone has no value");
-            let seqno = if flags & 8 != 0 { input.int(8) } else { 0 };
+            let numbered = flags & 8 != 0;
+            let seqno = if numbered { input.int(8) } else { 0 };
             let key = input.take(key_length).to_vec();
             let expiry = expires.then(|| input.int(8));
             let value = input.take(value_length - if expires { 8 } else { 0 }).to_vec();
@@ -347,7 +358,7 @@ impl Block {
             let mut prefix = key[common..].iter().copied().chain(std::iter::repeat(0));
             let stored = payload[trailer + width * i..][..width].iter().rev();
             assert!(stored.eq(prefix.by_ref().take(width).collect::<Vec<_>>().iter()), "prefix");
-            entries.push((Entry { key, seqno, kind, expiry, value }, flags & 32 != 0));
+            entries.push((Entry { key, seqno, numbered, kind, expiry, value }, flags & 32 != 0));
         }
         assert!(payload[at..trailer].iter().all(|byte| *byte == 0));
         assert!(codec == 0 || at == trailer);
