@@ -147,7 +147,7 @@ fn any_bytes_survive_export_and_import() {
         }
     }
     let rows = place.ok(&["scan", "db", "--hex"]);
-    for format in ["tsv", "jsonl"] {
+    for format in ["tsv", "jsonl", "cbor"] {
         let file = format!("rows.{format}");
         place.ok(&["export", "db", &file]);
         place.ok(&["import", format, &file]);
@@ -171,6 +171,86 @@ fn text_survives_export_and_import_as_csv() {
     place.ok(&["export", "db", "rows.csv"]);
     place.ok(&["import", "again", "rows.csv"]);
     assert_eq!(place.ok(&["scan", "again"]), place.ok(&["scan", "db"]));
+}
+
+#[test]
+fn when_rows_expire_survives_export_and_import() {
+    let place = Place::new();
+    let hour = std::time::Duration::from_secs(3600);
+    let expiries = |name: &str| {
+        let db = ashlardb::Db::open(place.path(name)).expect("it opens");
+        let (mut rows, mut found) = (db.get_range::<&[u8]>(..), Vec::new());
+        while let Some(row) = rows.next() {
+            let (key, value) = row.expect("it can be read");
+            found.push((key.to_vec(), value.to_vec(), rows.expires_ms()));
+        }
+        found
+    };
+    let db = ashlardb::Db::open(place.path("db")).expect("it is created");
+    db.put("never", "v").expect("it is written");
+    db.put_with_ttl("later", "\\@5", hour).expect("it is written");
+    db.put_with_ttl([0xff, 9], [0xfe, 9], 2 * hour).expect("it is written");
+    db.close().expect("it is closed");
+    let expected = expiries("db");
+    assert_eq!(expected.iter().filter(|row| row.2.is_some()).count(), 2);
+    for format in ["tsv", "jsonl", "cbor"] {
+        let file = format!("rows.{format}");
+        place.ok(&["export", "db", &file]);
+        place.ok(&["import", format, &file]);
+        assert_eq!(expiries(format), expected, "{format}");
+        place.ok(&["export", "db", &file, "--drop-expiry"]);
+        place.ok(&["import", format, &file]);
+        let found = expiries(format);
+        assert!(found.len() == 3 && found.iter().all(|row| row.2.is_none()), "{format}");
+    }
+    let message = place.fails(1, &["export", "db", "rows.csv"]);
+    assert!(message.contains("--drop-expiry"), "{message}");
+    place.ok(&["export", "db", "rows.csv", "--drop-expiry", "--to", "z"]);
+    assert_eq!(place.ok(&["import", "csv", "rows.csv"]), "2 rows imported\n");
+}
+
+#[test]
+fn many_sorted_rows_are_loaded_as_a_whole() {
+    let place = Place::new();
+    let row = |n: u32| format!("{n:08}\t{}\n", format!("{n}").repeat(40));
+    let sorted: String = (0..50_000).map(row).collect();
+    assert!(sorted.len() > 9 << 20);
+    place.file("rows.tsv", &sorted);
+    assert_eq!(place.ok(&["import", "db", "rows.tsv"]), "50000 rows imported\n");
+    assert!(!place.segments().is_empty(), "past the log");
+    let rows = place.ok(&["scan", "db"]);
+    assert!(rows == sorted);
+    let verified = place.run(&["verify", "db"]);
+    assert_eq!(verified.code, 0, "{verified:?}");
+    // Not empty any more: by batches, with the same outcome.
+    assert_eq!(place.ok(&["import", "db", "rows.tsv"]), "50000 rows imported\n");
+    assert!(place.ok(&["scan", "db"]) == sorted);
+
+    // Sorted for long, then not, with a key for the second time; and a line that makes no sense.
+    let later = format!("{sorted}{}00000007\tagain\nbroken\n00000009\tnot read\n", row(49_999));
+    place.file("later.tsv", later);
+    let message = place.fails(1, &["import", "later", "later.tsv"]);
+    assert!(message.contains("50002 rows imported"), "{message}");
+    assert_eq!(place.ok(&["get", "later", "00000007"]), "again\n");
+    assert!(place.ok(&["scan", "later"]) == sorted.replacen(&row(7), "00000007\tagain\n", 1));
+    // Broken while it is loaded.
+    place.file("broken.tsv", format!("{sorted}broken\n"));
+    let message = place.fails(1, &["import", "broken", "broken.tsv"]);
+    assert!(message.contains("50000 rows imported"), "{message}");
+    assert!(place.ok(&["scan", "broken"]) == sorted);
+    let from = place.ok(&["scan", "broken", "--from", "00049998", "--keys-only"]);
+    assert_eq!(from, "00049998\n00049999\n");
+}
+
+#[test]
+fn cbor_that_is_cut_short_is_named() {
+    let place = Place::new();
+    place.file("rows.cbor", b"\x82\x41a\x411\x05\x82\x41b\x412\x82\x41c");
+    let message = place.fails(1, &["import", "db", "rows.cbor"]);
+    assert!(message.contains("line 2") && message.contains("1 row imported"), "{message}");
+    let message = place.fails(1, &["import", "db", "rows.cbor", "--skip-bad"]);
+    assert!(message.contains("item 4 is cut short"), "{message}");
+    assert_eq!(place.ok(&["scan", "db"]), "a\t1\nb\t2\n");
 }
 
 #[test]

@@ -19,8 +19,12 @@ Formats:
   jsonl  an object a line: {\"key\": \"…\", \"value\": \"…\"}, or \"key_hex\" and \"value_hex\" with the bytes
          in hexadecimal. Carries any bytes. On import a \"value\" that is not a string is stored as
          its JSON text without spaces
+  cbor   a sequence of arrays (RFC 8949, RFC 8742) of key and value as byte strings. Carries any bytes
 
-Without --format the file's name tells: .tsv .tab, .csv, .jsonl .ndjson.";
+When a row expires, in milliseconds since the Unix epoch, is a last column \\@1700000000000 in TSV, a member
+\"expires_ms\" in JSON, and a third element in CBOR. CSV does not carry it.
+
+Without --format the file's name tells: .tsv .tab, .csv, .jsonl .ndjson, .cbor .cborseq.";
 
 /// Look into, fill, empty and check AshlarDB databases.
 #[derive(Debug, Parser)]
@@ -106,8 +110,9 @@ pub struct Bounds {
 
 /// Put rows from a file into a database, which is created if it is missing.
 ///
-/// Rows are committed in batches, so a reader sees either all of a batch or none of it. At the end
-/// everything is made durable. Importing a file again does no harm: rows with the same key replace
+/// Rows are committed in batches, so a reader sees either all of a batch or none of it. Into an empty
+/// keyspace, many rows that are sorted by key are loaded as a whole instead, unless with --sync: that is faster,
+/// and a reader sees all or none of them. At the end everything is made durable. Importing a file again does no harm: rows with the same key replace
 /// each other, and the last one stays.
 #[derive(Debug, clap::Args)]
 #[command(after_help = FORMATS)]
@@ -171,6 +176,9 @@ pub struct Export {
     pub delimiter: Option<String>,
     #[command(flatten)]
     pub bounds: Bounds,
+    /// Leave out when rows expire: imported again, they never do.
+    #[arg(long)]
+    pub drop_expiry: bool,
     /// The keys on the command line are in hexadecimal.
     #[arg(long)]
     pub hex: bool,

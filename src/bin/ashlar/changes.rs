@@ -53,6 +53,9 @@ fn line(change: &Change, text: fn(&[u8]) -> String) -> String {
             let names: Vec<_> = keyspaces.iter().map(|keyspace| name(&keyspace.name)).collect();
             format!("keyspaces\t{}", names.join("\t"))
         }
+        Change::Loaded { keyspace, first, last } => {
+            format!("loaded\t{}\t{}\t{}", name(&keyspace.name), text(first), text(last))
+        }
         _ => "unknown".to_owned(),
     }
 }
@@ -91,6 +94,11 @@ fn batch_json(batch: &ChangeBatch) -> Value {
                 let keyspaces = keyspaces.iter();
                 let named = keyspaces.map(|k| json!({ "id": k.id.0, "name": &*k.name }));
                 object.insert("keyspaces".into(), named.collect());
+            }
+            Change::Loaded { keyspace, first, last } => {
+                object.insert("loaded".into(), json!(&*keyspace.name));
+                insert_bytes(&mut object, "first", first);
+                insert_bytes(&mut object, "last", last);
             }
             _ => {
                 object.insert("unknown".into(), json!(true));

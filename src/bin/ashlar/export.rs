@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::open;
 use crate::output::count;
 use crate::progress::Progress;
-use crate::rows::{Format, csv, delimiter, jsonl, tsv};
+use crate::rows::{Format, cbor, csv, delimiter, jsonl, tsv};
 use ashlardb::{IterOptions, ReadOnlyKeyspace};
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -31,7 +31,8 @@ pub fn run(args: &Export, json: bool) -> Result<(), Failure> {
     let progress = (!to_stdout || !io::stdout().is_terminal()).then(Progress::rows);
 
     let mut rows = 0;
-    let result = write_all(&keyspace, range, format, delimiter, &mut out, target, || {
+    let how = How { format, delimiter, drop_expiry: args.drop_expiry };
+    let result = write_all(&keyspace, range, &how, &mut out, target, || {
         rows += 1;
         if let Some(progress) = &progress {
             progress.add(1);
@@ -54,11 +55,17 @@ pub fn run(args: &Export, json: bool) -> Result<(), Failure> {
     crate::output::answer(json, &document, format_args!("{} exported", count(rows, "row")))
 }
 
+/// How rows are written.
+struct How {
+    format: Format,
+    delimiter: u8,
+    drop_expiry: bool,
+}
+
 fn write_all(
     keyspace: &ReadOnlyKeyspace,
     range: open::Range,
-    format: Format,
-    delimiter: u8,
+    how: &How,
     out: &mut impl Write,
     target: Option<&Path>,
     mut written: impl FnMut(),
@@ -69,16 +76,26 @@ fn write_all(
     };
     // Every row is read once, so none is worth a place in the cache.
     let options = IterOptions { keys_only: false, fill_cache: false };
-    for row in keyspace.range_with(range, options) {
+    let mut rows = keyspace.range_with(range, options);
+    while let Some(row) = rows.next() {
         let (key, value) = row?;
-        match format {
-            Format::Tsv => tsv::write(out, &key, &value).map_err(fail)?,
-            Format::Jsonl => jsonl::write(out, &key, &value).map_err(fail)?,
+        let expiry = rows.expires_ms().filter(|_| !how.drop_expiry);
+        match how.format {
+            Format::Tsv => tsv::write(out, &key, &value, expiry).map_err(fail)?,
+            Format::Jsonl => jsonl::write(out, &key, &value, expiry).map_err(fail)?,
+            Format::Cbor => cbor::write(out, &key, &value, expiry).map_err(fail)?,
+            Format::Csv if expiry.is_some() => {
+                return Err(Failure::Data(format!(
+                    "CSV cannot carry when the row of key {} expires. Use --format jsonl, tsv or cbor, \
+                     or leave that out with --drop-expiry",
+                    escape(&key)
+                )));
+            }
             Format::Csv => {
-                let carried = csv::write(out, delimiter, &key, &value).map_err(fail)?;
+                let carried = csv::write(out, how.delimiter, &key, &value).map_err(fail)?;
                 carried.map_err(|why| {
                     Failure::Data(format!(
-                        "CSV cannot carry the row of key {}: {why}. Use --format jsonl or tsv",
+                        "CSV cannot carry the row of key {}: {why}. Use --format jsonl, tsv or cbor",
                         escape(&key)
                     ))
                 })?;

@@ -5,8 +5,8 @@ use crate::failure::Failure;
 use crate::open;
 use crate::output::{answer, count};
 use crate::progress::Progress;
-use crate::rows::{Columns, Format, Line, Lines, Row, csv, delimiter, jsonl, tsv};
-use ashlardb::{Db, Durability, Keyspace, MAX_KEY_LEN, MAX_VALUE_LEN, WriteBatch};
+use crate::rows::{Columns, Format, Line, Lines, Row, cbor, csv, delimiter, jsonl, tsv};
+use ashlardb::{BulkLoader, Db, Durability, Keyspace, MAX_KEY_LEN, MAX_VALUE_LEN, WriteBatch};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -15,13 +15,19 @@ use std::path::Path;
 /// memory, and the library limits what one commit may hold.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
+/// So many bytes of sorted rows are worth loading as a whole. Until then they are held in memory.
+const LOAD_FROM: usize = 8 << 20;
+
+/// About what a row takes in memory besides its key and value.
+const ROW_BYTES: usize = 100;
+
 /// How many of the rows left out are named.
 const BAD_ROWS_NAMED_MAX: usize = 5;
 
 pub fn run(args: &Import, json: bool) -> Result<(), Failure> {
     let format = Format::choose(args.format, &args.file)?;
     let delimiter = delimiter(args.delimiter.as_deref(), format)?;
-    let has_columns = format != Format::Jsonl;
+    let has_columns = matches!(format, Format::Tsv | Format::Csv);
     if !has_columns && (args.key_column.is_some() || args.value_column.is_some() || args.header) {
         return Err(Failure::Usage(
             "--key-column, --value-column and --header go with tsv and csv only".into(),
@@ -41,7 +47,10 @@ pub fn run(args: &Import, json: bool) -> Result<(), Failure> {
 
     let db = open::or_create(&args.db)?;
     let keyspace = open::keyspace_or_create(&db, args.keyspace.as_deref())?;
+    let may_load = !args.sync && keyspace.first()?.is_none();
     let mut import = Importer {
+        stage: if may_load { Stage::Held(Vec::new()) } else { Stage::Batches },
+        last_key: None,
         db: &db,
         keyspace: &keyspace,
         batch: WriteBatch::new(),
@@ -55,7 +64,7 @@ pub fn run(args: &Import, json: bool) -> Result<(), Failure> {
     };
     let result = import.all(lines, args.skip_bad, &progress);
     // Also after an error, so that the rows it counts are there for good.
-    let committed = import.commit().and_then(|()| Ok(db.sync()?));
+    let committed = import.settle().and_then(|()| import.commit()).and_then(|()| Ok(db.sync()?));
     drop(progress);
     if let Err(what) = result {
         let and_then = committed.err().map_or(String::new(), |e| format!(", then {e}"));
@@ -106,13 +115,27 @@ fn read<'a>(
         Format::Tsv => tsv::read(input, columns),
         Format::Csv => csv::read(input, delimiter, columns),
         Format::Jsonl => jsonl::read(input),
+        Format::Cbor => cbor::read(input),
     }
+}
+
+/// Where rows go.
+enum Stage {
+    /// Nowhere yet: so far they are sorted, and not many.
+    Held(Vec<Row>),
+    /// They were many, and are sorted so far.
+    Loading(Box<BulkLoader>),
+    /// To batches, for good.
+    Batches,
 }
 
 /// An import under way. `rows`, `bytes` and `skipped` count what is done.
 struct Importer<'a> {
     db: &'a Db,
     keyspace: &'a Keyspace,
+    stage: Stage,
+    /// The last key, before it goes to batches.
+    last_key: Option<Vec<u8>>,
     batch: WriteBatch,
     batch_rows_max: usize,
     batch_bytes: usize,
@@ -151,15 +174,63 @@ impl Importer<'_> {
                 }
             }
             if self.batch.is_empty() {
-                progress.message(format!("{} rows", self.rows));
+                let loading = match &self.stage {
+                    Stage::Loading(loader) => loader.entries(),
+                    Stage::Held(_) | Stage::Batches => 0,
+                };
+                progress.message(format!("{} rows", self.rows + loading));
             }
         }
         Ok(())
     }
 
     fn take(&mut self, row: Row) -> Result<(), Failure> {
+        if matches!(self.stage, Stage::Batches) {
+            return self.add(row);
+        }
+        if self.last_key.as_ref().is_some_and(|last| row.key <= *last) {
+            self.settle()?;
+            return self.add(row);
+        }
+        self.last_key = Some(row.key.clone());
         self.batch_bytes += row.key.len() + row.value.len();
-        self.batch.put_in(self.keyspace, row.key, row.value);
+        match &mut self.stage {
+            Stage::Loading(loader) => load(loader, &row)?,
+            Stage::Held(rows) => {
+                rows.push(row);
+                if self.batch_bytes + rows.len() * ROW_BYTES >= LOAD_FROM {
+                    let mut loader = self.keyspace.bulk_loader()?;
+                    rows.iter().try_for_each(|row| load(&mut loader, row))?;
+                    self.stage = Stage::Loading(Box::new(loader));
+                }
+            }
+            Stage::Batches => {}
+        }
+        Ok(())
+    }
+
+    /// What was taken so far goes into the keyspace, or to batches; and so does what comes.
+    fn settle(&mut self) -> Result<(), Failure> {
+        match std::mem::replace(&mut self.stage, Stage::Batches) {
+            Stage::Batches => {}
+            Stage::Loading(loader) => {
+                self.rows += loader.finish()?;
+                self.bytes += std::mem::take(&mut self.batch_bytes) as u64;
+            }
+            Stage::Held(rows) => {
+                self.batch_bytes = 0;
+                rows.into_iter().try_for_each(|row| self.add(row))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, row: Row) -> Result<(), Failure> {
+        self.batch_bytes += row.key.len() + row.value.len();
+        match row.expires_ms {
+            None => self.batch.put_in(self.keyspace, row.key, row.value),
+            Some(expiry) => self.batch.put_in_until(self.keyspace, row.key, row.value, expiry),
+        };
         if self.batch.len() >= self.batch_rows_max || self.batch_bytes >= BATCH_BYTES_MAX {
             self.commit()?;
         }
@@ -178,6 +249,14 @@ impl Importer<'_> {
         self.bytes += bytes as u64;
         Ok(())
     }
+}
+
+fn load(loader: &mut BulkLoader, row: &Row) -> Result<(), Failure> {
+    match row.expires_ms {
+        None => loader.put(&row.key, &row.value)?,
+        Some(expiry) => loader.put_until(&row.key, &row.value, expiry)?,
+    }
+    Ok(())
 }
 
 fn check_sizes(row: Row) -> Result<Row, String> {

@@ -59,6 +59,7 @@ fn stats_json(stats: &Stats) -> Value {
         "operations": stats.operations,
         "written_bytes": stats.written_bytes,
         "flushed_bytes": stats.flushed_bytes,
+        "ingested_bytes": stats.ingested_bytes,
         "compacted_bytes": stats.compacted_bytes,
         "write_amplification": stats.write_amplification(),
         "flushes": stats.flushes,

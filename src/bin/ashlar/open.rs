@@ -50,6 +50,7 @@ fn with_bars(builder: Builder) -> Builder {
                 Task::Recovery => (Progress::bytes(Some(0)), "reading the log"),
                 Task::Compaction => (Progress::bytes(Some(0)), "compacting"),
                 Task::Flush => (Progress::steps(), "flushing"),
+                Task::Ingest => (Progress::steps(), "taking in files"),
                 _ => (Progress::steps(), "filling the key map"),
             };
             bar.message(what.to_owned());

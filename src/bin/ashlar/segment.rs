@@ -52,6 +52,7 @@ fn document(args: &Segment, segment: &SegmentReader, output: &mut Output) -> Res
     insert("blocks", properties.blocks.into());
     insert("smallest_seqno", properties.smallest_seqno.0.into());
     insert("largest_seqno", properties.largest_seqno.0.into());
+    insert("numbered_from", properties.numbered_from.0.into());
     insert("compression", segment.compression()?.to_string().into());
     insert("raw_bytes", properties.raw_bytes.into());
     insert("stored_bytes", properties.stored_bytes.into());
@@ -129,10 +130,11 @@ fn text(args: &Segment, segment: &SegmentReader, output: &mut Output) -> Result<
     field("stored in", human_bytes(properties.stored_bytes))?;
     field("first key", escape(&properties.first_key))?;
     field("last key", escape(&segment.last_key()?))?;
-    field(
-        "sequence numbers",
-        format!("{} to {}", properties.smallest_seqno, properties.largest_seqno),
-    )?;
+    let numbers = match properties.numbered_from.0 {
+        0 => format!("{} to {}", properties.smallest_seqno, properties.largest_seqno),
+        from => format!("one for all, {from} or above, in the manifest"),
+    };
+    field("sequence numbers", numbers)?;
     let keyspace = properties.keyspace.map(|id| format!("number {id}"));
     field("keyspace", keyspace.unwrap_or_else(|| "none: a segment by itself".into()))?;
     field("key-hash seed", format!("{:016x}", properties.hash_seed))?;

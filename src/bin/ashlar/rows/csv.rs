@@ -59,7 +59,7 @@ fn parse(record: &ByteRecord, delimiter: u8, columns: Columns) -> Result<Row, St
             joined
         }
     };
-    Ok(Row { key: key.to_vec(), value })
+    Ok(Row { key: key.to_vec(), value, expires_ms: None })
 }
 
 fn write_record(out: &mut dyn Write, delimiter: u8, fields: &[&[u8]]) -> io::Result<()> {

@@ -1,4 +1,5 @@
-//! JSON lines: an object a line, with `key` or `key_hex` and `value` or `value_hex`.
+//! JSON lines: an object a line, with `key` or `key_hex` and `value` or `value_hex`; and `expires_ms`, if
+//! the row expires.
 
 use super::{Lines, Row, text_rows};
 use crate::bytes::from_hex;
@@ -12,15 +13,24 @@ pub fn read<'a>(input: impl BufRead + 'a) -> Lines<'a> {
 }
 
 /// Writes one row.
-pub fn write(out: &mut dyn Write, key: &[u8], value: &[u8]) -> io::Result<()> {
-    writeln!(out, "{}", row_json(key, Some(value)))
+pub fn write(
+    out: &mut dyn Write,
+    key: &[u8],
+    value: &[u8],
+    expires_ms: Option<u64>,
+) -> io::Result<()> {
+    let mut row = row_json(key, Some(value));
+    if let (Some(expiry), Value::Object(row)) = (expires_ms, &mut row) {
+        row.insert("expires_ms".to_owned(), expiry.into());
+    }
+    writeln!(out, "{row}")
 }
 
 /// Reads the object member by member, because a value that is not a string is kept as it is
 /// written: parsed and printed again, its large numbers would lose digits and its members their order.
 fn parse(line: &[u8]) -> Result<Row, String> {
     let mut text = Text { rest: line };
-    let (mut key, mut value) = (None, None);
+    let (mut key, mut value, mut expires_ms) = (None, None, None);
     text.expect(b'{', "the line is not a JSON object")?;
     let mut first = true;
     while !text.skip(b'}') {
@@ -32,6 +42,13 @@ fn parse(line: &[u8]) -> Result<Row, String> {
         text.expect(b':', "a colon is missing after a member's name")?;
         let (content, written) = text.value()?;
         let name = name.as_str().ok_or("a member's name is not a string")?;
+        if name == "expires_ms" {
+            let expiry = content.as_u64().ok_or("the member \"expires_ms\" is not a time")?;
+            if expires_ms.replace(expiry).is_some() {
+                return Err("the member \"expires_ms\" repeats another".into());
+            }
+            continue;
+        }
         let (slot, bytes) = match (name, &content) {
             ("key", Value::String(text)) => (&mut key, text.clone().into_bytes()),
             ("key_hex", Value::String(text)) => (&mut key, from_hex(text.as_bytes())?),
@@ -43,7 +60,7 @@ fn parse(line: &[u8]) -> Result<Row, String> {
             }
             _ => {
                 return Err(format!(
-                    "the member {name:?} is none of key, key_hex, value, value_hex"
+                    "the member {name:?} is none of key, key_hex, value, value_hex, expires_ms"
                 ));
             }
         };
@@ -57,6 +74,7 @@ fn parse(line: &[u8]) -> Result<Row, String> {
     Ok(Row {
         key: key.ok_or("the member \"key\" is missing")?,
         value: value.ok_or("the member \"value\" is missing")?,
+        expires_ms,
     })
 }
 

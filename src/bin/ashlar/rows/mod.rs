@@ -1,8 +1,9 @@
-//! Rows in files: TSV, CSV and JSON lines, a reader and a writer of each.
+//! Rows in files: TSV, CSV, JSON lines and CBOR, a reader and a writer of each.
 //!
 //! Readers give one [`Line`] for each row, sound or not, with the number of the line it starts on;
 //! blank lines are none. They hold one row in memory. What a writer writes, its reader reads back.
 
+pub mod cbor;
 pub mod csv;
 pub mod jsonl;
 pub mod tsv;
@@ -20,6 +21,8 @@ pub enum Format {
     Csv,
     /// A JSON object a line
     Jsonl,
+    /// A sequence of CBOR arrays of key and value
+    Cbor,
 }
 
 impl Format {
@@ -31,6 +34,7 @@ impl Format {
             (None, Some("tsv" | "tab")) => Ok(Format::Tsv),
             (None, Some("csv")) => Ok(Format::Csv),
             (None, Some("jsonl" | "ndjson")) => Ok(Format::Jsonl),
+            (None, Some("cbor" | "cborseq")) => Ok(Format::Cbor),
             (None, _) if path == Path::new("-") => Err(Failure::Usage(
                 "standard input and output have no name to tell the format: add --format".into(),
             )),
@@ -46,7 +50,7 @@ impl Format {
 pub fn delimiter(asked: Option<&str>, format: Format) -> Result<u8, Failure> {
     match (asked, format) {
         (None, _) => Ok(b','),
-        (Some(_), Format::Tsv | Format::Jsonl) => {
+        (Some(_), Format::Tsv | Format::Jsonl | Format::Cbor) => {
             Err(Failure::Usage("--delimiter goes with --format csv only".into()))
         }
         (Some("\\t" | "\t"), Format::Csv) => Ok(b'\t'),
@@ -92,16 +96,18 @@ impl Columns {
 }
 
 /// A key and its value.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub key: Vec<u8>,
     pub value: Vec<u8>,
+    /// When it expires, if it does, in milliseconds since the Unix epoch.
+    pub expires_ms: Option<u64>,
 }
 
 /// What a row in a file turned out to be.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Line {
-    /// The line it starts on, counted from 1.
+    /// The line it starts on, or in CBOR the item that it is, counted from 1.
     pub number: u64,
     /// The row, or what is wrong with it.
     pub row: Result<Row, String>,

@@ -129,24 +129,28 @@ fn what_writers_write_their_readers_read() {
     let all: &[&[u8]] = &[b"", text.as_bytes(), &every_byte, b"\"", b" ", b"\r", b"\xff", b"\\"];
     for key in all {
         for value in all {
-            let expected = Row { key: key.to_vec(), value: value.to_vec() };
+            let (key_, value_) = (key.to_vec(), value.to_vec());
+            let expected = Row { key: key_, value: value_, expires_ms: None };
             let (mut tsv, mut json, mut csv) = (Vec::new(), Vec::new(), Vec::new());
+            let mut cbor = Vec::new();
             for _ in 0..2 {
-                tsv::write(&mut tsv, key, value).expect("memory can be written");
-                jsonl::write(&mut json, key, value).expect("memory can be written");
+                tsv::write(&mut tsv, key, value, None).expect("memory can be written");
+                jsonl::write(&mut json, key, value, None).expect("memory can be written");
+                cbor::write(&mut cbor, key, value, None).expect("memory can be written");
             }
             let carried = csv::write(&mut csv, b';', key, value).expect("memory can be written");
             let is_text = str::from_utf8(key).is_ok() && str::from_utf8(value).is_ok();
             assert_eq!(carried.is_ok(), is_text);
             let mut read: Vec<Line> = tsv::read(&tsv[..], TWO)
                 .chain(jsonl::read(&json[..]))
+                .chain(cbor::read(&cbor[..]))
                 .map(|line| line.expect("memory can be read"))
                 .collect();
-            assert_eq!(read.len(), 4, "one line a row");
+            assert_eq!(read.len(), 6, "one line a row");
             if is_text {
                 let lines: Result<Vec<Line>, _> = csv::read(&csv[..], b';', TWO).collect();
                 read.extend(lines.expect("memory can be read"));
-                assert_eq!(read.len(), 5, "one row: {:?}", csv.escape_ascii().to_string());
+                assert_eq!(read.len(), 7, "one row: {:?}", csv.escape_ascii().to_string());
             }
             for line in read {
                 assert_eq!(line.row.as_ref(), Ok(&expected));
@@ -156,4 +160,69 @@ fn what_writers_write_their_readers_read() {
     let mut csv = Vec::new();
     let carried = csv::write(&mut csv, b',', "\u{feff}k".as_bytes(), b"v");
     assert!(carried.expect("memory can be written").is_err());
+}
+
+#[test]
+fn when_a_row_expires_is_carried_too() {
+    for expiry in [0, 1, 1_700_000_000_000, u64::MAX] {
+        let (key, value) = (&b"a key"[..], &b"\\@5\tvalue"[..]);
+        let (mut tsv, mut json, mut cbor) = (Vec::new(), Vec::new(), Vec::new());
+        tsv::write(&mut tsv, key, value, Some(expiry)).expect("memory can be written");
+        jsonl::write(&mut json, key, value, Some(expiry)).expect("memory can be written");
+        cbor::write(&mut cbor, key, value, Some(expiry)).expect("memory can be written");
+        let lines =
+            tsv::read(&tsv[..], TWO).chain(jsonl::read(&json[..])).chain(cbor::read(&cbor[..]));
+        let expires_ms = Some(expiry);
+        let expected = Row { key: key.to_vec(), value: value.to_vec(), expires_ms };
+        let rows: Vec<_> = lines.map(|line| line.expect("memory can be read").row).collect();
+        assert!(rows.len() == 3 && rows.iter().all(|row| *row == Ok(expected.clone())), "{rows:?}");
+    }
+    for line in ["k\tv\t\\@", "k\tv\t\\@-1", "k\tv\t\\@18446744073709551616", "k\t\\@5"] {
+        assert_eq!(complaints(tsv::read(line.as_bytes(), TWO)).len(), 1, "{line}");
+    }
+    for expiry in ["-1", "\"5\"", "1.5", "18446744073709551616", "5,\"expires_ms\":5"] {
+        let line = format!("{{\"key\":\"k\",\"value\":\"v\",\"expires_ms\":{expiry}}}");
+        assert_eq!(complaints(jsonl::read(line.as_bytes())).len(), 1, "{line}");
+    }
+}
+
+#[test]
+fn cbor_is_as_the_standard_says() {
+    // [h'01', h'', 5], then ["a", "b"] of indefinite length.
+    let bytes = b"\x83\x41\x01\x40\x05\x9f\x61a\x61b\xff";
+    let lines: Vec<_> = cbor::read(&bytes[..]).map(|line| line.expect("it is sound")).collect();
+    let row = |key: &[u8], value: &[u8], expires_ms| Row {
+        key: key.to_vec(),
+        value: value.to_vec(),
+        expires_ms,
+    };
+    assert_eq!(lines[0].row, Ok(row(b"\x01", b"", Some(5))));
+    assert_eq!((lines.len(), &lines[1].row), (2, &Ok(row(b"a", b"b", None))));
+    let mut written = Vec::new();
+    cbor::write(&mut written, b"\x01", b"", Some(5)).expect("memory can be written");
+    assert_eq!(written, bytes[..5]);
+    // Well-formed, and not a row: the next one is read.
+    for item in [
+        &b"\x05"[..],
+        b"\x80",
+        b"\x81\x41a",
+        b"\x82\x05\x41a",
+        b"\x83\x41a\x41b\x20",
+        b"\x84\x41a\x41b\x05\x05",
+        b"\xa1\x41a\x41b",
+        b"\xf6",
+    ] {
+        let both = [item, &bytes[..5]].concat();
+        let lines: Vec<_> = cbor::read(&both[..]).map(|line| line.expect("it is sound")).collect();
+        assert!(lines.len() == 2 && lines[0].row.is_err() && lines[1].row.is_ok(), "{item:?}");
+    }
+    // Not well-formed: nobody knows where the next one begins.
+    for item in [&b"\xff"[..], b"\x1c", b"\x82\x41a", b"\x82\x5b\x7f\xff\xff\xff\xff\xff\xff\xff"] {
+        let lines: Vec<_> = cbor::read(item).collect();
+        assert!(lines.len() == 1 && lines[0].is_err(), "{item:?}: {lines:?}");
+    }
+    // Arrays within arrays do not use up the stack, nor do their lengths the memory.
+    assert!(cbor::read(&vec![0x81; 1 << 20][..]).next().is_some_and(|line| line.is_err()));
+    let long = b"\x9b\x7f\xff\xff\xff\xff\xff\xff\xff\x41a";
+    assert!(cbor::read(&long[..]).next().is_some_and(|line| line.is_err()));
 }
