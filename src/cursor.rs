@@ -130,10 +130,10 @@ pub(crate) trait Cursor: Send {
     /// Goes to the preceding entry, or to none. Does nothing when not valid.
     fn prev(&mut self) -> Result<()>;
     /// Goes to the next key's newest version (backward: to the key before, if that has one version
-    /// here), where that needs no reading: it neither fails nor waits. Else it stays, and says `false`;
-    /// by default always.
-    fn stride(&mut self, _forward: bool) -> bool {
-        false
+    /// here), where that needs no reading: it neither fails nor waits. Gives what it is at then. Else it
+    /// stays, and gives nothing; by default always.
+    fn stride(&mut self, _forward: bool) -> Option<Shown<'_>> {
+        None
     }
     /// Takes back a stride, if nothing was done since.
     fn unstride(&mut self, _forward: bool) {}
@@ -200,7 +200,7 @@ impl<C: Cursor + ?Sized> Cursor for Box<C> {
         (**self).prev()
     }
 
-    fn stride(&mut self, forward: bool) -> bool {
+    fn stride(&mut self, forward: bool) -> Option<Shown<'_>> {
         (**self).stride(forward)
     }
 

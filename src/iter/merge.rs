@@ -183,10 +183,7 @@ impl<C: Cursor> MergeCursor<C> {
             return false;
         }
         let source = &mut self.sources[head.source];
-        if !source.stride(forward) {
-            return false;
-        }
-        let shown = source.shown();
+        let Some(shown) = source.stride(forward) else { return false };
         let prefix = front(shown.key);
         let Some(second) = second.filter(|s| s.prefix == prefix || (s.prefix < prefix) == forward)
         else {

@@ -44,14 +44,12 @@ impl View {
         self.floor.is_some_and(|floor| seqno <= floor)
     }
 
-    /// Whether a range gives the entry that a cursor is at just as it is, or its key alone if that is all
-    /// that is asked for, if no newer version of its key is visible. It may give others, after a second look.
+    /// Whether a range gives the entry that a cursor is at just as it is, if no newer version of its key is
+    /// visible. It may give others, after a second look.
     #[inline]
-    fn shows(&self, entry: &Shown<'_>, keys_only: bool) -> bool {
+    fn shows(&self, entry: &Shown<'_>) -> bool {
         let Shown { seqno, kind, .. } = *entry;
-        seqno <= self.snapshot
-            && !self.is_cleared(seqno)
-            && (kind == Kind::Put || keys_only && kind == Kind::PutAway)
+        seqno <= self.snapshot && !self.is_cleared(seqno) && kind == Kind::Put
     }
 }
 

@@ -103,7 +103,24 @@ fn hidden_around<'a>(
     deletes.iter().filter_map(around).max_by_key(|hidden| hidden.newest)
 }
 
+/// What a version that the view may see makes of its key, if no newer one does.
+#[inline]
 fn decide(
+    merge: &MergeCursor<RangeSource>,
+    view: &View,
+    deletes: &[Arc<RangeDeletes>],
+    source: &dyn CursorSource,
+    keys_only: bool,
+) -> Result<Decision> {
+    // What it is of almost all.
+    if deletes.is_empty() && merge.kind() == Kind::Put && !view.is_cleared(merge.seqno()) {
+        return Ok(Decision::Plain);
+    }
+    look_closer(merge, view, deletes, source, keys_only)
+}
+
+#[inline(never)]
+fn look_closer(
     merge: &MergeCursor<RangeSource>,
     view: &View,
     deletes: &[Arc<RangeDeletes>],
@@ -511,13 +528,13 @@ impl RangeIter {
     /// and [`step_front`](Self::step_front) goes on from where the front was.
     #[inline]
     fn stride_front(&mut self) -> bool {
-        let RangeIter { view, keys_only, bounds, front, back, done, .. } = self;
+        let RangeIter { view, bounds, front, back, done, .. } = self;
         let (At::Given, Some(merge), false) = (front.at, &mut front.merge, *done) else {
             return matches!(front.at, At::Among) && self.stride_among(true);
         };
         back.note();
         let wants = |entry: Shown<'_>| {
-            view.shows(&entry, *keys_only) && bounds.below(entry.key) && back.is_behind(entry.key)
+            view.shows(&entry) && bounds.below(entry.key) && back.is_behind(entry.key)
         };
         let strode = merge.stride(true, wants);
         front.lags |= strode;
@@ -527,13 +544,13 @@ impl RangeIter {
     /// The same from the back.
     #[inline]
     fn stride_back(&mut self) -> bool {
-        let RangeIter { view, keys_only, bounds, front, back, done, .. } = self;
+        let RangeIter { view, bounds, front, back, done, .. } = self;
         let (At::Given, Some(merge), false) = (back.at, &mut back.merge, *done) else {
             return matches!(back.at, At::Among) && self.stride_among(false);
         };
         front.note();
         let wants = |entry: Shown<'_>| {
-            view.shows(&entry, *keys_only) && bounds.above(entry.key) && front.is_before(entry.key)
+            view.shows(&entry) && bounds.above(entry.key) && front.is_before(entry.key)
         };
         let strode = merge.stride(false, wants);
         back.lags |= strode;
@@ -544,7 +561,7 @@ impl RangeIter {
     /// databases have none.
     #[cold]
     fn stride_among(&mut self, is_front: bool) -> bool {
-        let RangeIter { view, deletes, keys_only, bounds, front, back, done, .. } = self;
+        let RangeIter { view, deletes, bounds, front, back, done, .. } = self;
         let (end, other) = if is_front { (front, back) } else { (back, front) };
         let (At::Among, Some(merge), false) = (end.at, &mut end.merge, *done) else {
             return false;
@@ -556,9 +573,7 @@ impl RangeIter {
             } else {
                 bounds.above(entry.key) && other.is_before(entry.key)
             };
-            view.shows(&entry, *keys_only)
-                && is_within
-                && !is_deleted(deletes, entry.key, entry.seqno, view)
+            view.shows(&entry) && is_within && !is_deleted(deletes, entry.key, entry.seqno, view)
         });
         end.lags |= strode;
         strode

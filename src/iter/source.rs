@@ -48,7 +48,7 @@ impl Cursor for RangeSource {
     // Left to itself the compiler keeps it apart since range tombstones came: 4 % of a scan backwards.
     #[expect(clippy::inline_always, reason = "measured")]
     #[inline(always)]
-    fn stride(&mut self, forward: bool) -> bool {
+    fn stride(&mut self, forward: bool) -> Option<Shown<'_>> {
         forward!(self, cursor => cursor.stride(forward))
     }
 

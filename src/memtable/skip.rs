@@ -14,7 +14,7 @@ use super::hash_index::HashIndex;
 use super::leaf::{Part, Slot};
 use super::leaves::{LeafWriter, Leaves};
 use super::{MemEntry, Memtable};
-use crate::cursor::{Cursor, Seek};
+use crate::cursor::{Cursor, Seek, Shown};
 use crate::deletes::{KeySpan, RangeDeletes};
 use crate::error::Result;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -405,33 +405,33 @@ impl Cursor for SkipCursor {
         Ok(())
     }
 
-    fn stride(&mut self, forward: bool) -> bool {
+    fn stride(&mut self, forward: bool) -> Option<Shown<'_>> {
         if !self.valid() || !self.newer.is_empty() {
-            return false;
+            return None;
         }
         if forward {
             if self.at + 1 >= self.run.len() {
-                return false;
+                return None;
             }
             if self.at == 0 {
                 self.ask_for(1..AHEAD);
             }
             self.ask_for(std::iter::once(self.at + AHEAD));
             self.go_to_newest(self.at + 1);
-            return true;
+            return Some(self.shown());
         }
         let has_older = |cursor: &Self| cursor.spot.entry().is_none_or(|e| e.prev().is_some());
-        let Some(before) = self.at.checked_sub(1) else { return false };
+        let before = self.at.checked_sub(1)?;
         if has_older(self) {
-            return false;
+            return None;
         }
         self.go_to_newest(before);
         if has_older(self) {
             self.go_to_newest(before + 1);
-            return false;
+            return None;
         }
         self.ask_for(before.checked_sub(AHEAD).into_iter());
-        true
+        Some(self.shown())
     }
 
     fn unstride(&mut self, forward: bool) {

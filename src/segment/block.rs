@@ -12,10 +12,11 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
 
 use super::format::{
-    BLOCK_HEADER_LEN, BlockHeader, ENTRY_HEADER_LEN, FLAG_KIND, FLAG_RESERVED, FLAG_SAME_KEY,
-    FLAG_SEQNO, common_prefix_len, prefix_of, trailer_len,
+    BLOCK_HEADER_LEN, BlockHeader, ENTRY_HEADER_LEN, FLAG_KIND, FLAG_RESERVED, FLAG_SEQNO,
+    common_prefix_len, prefix_of, trailer_len,
 };
 use super::peek::Peek;
+use super::step::entry_at;
 use crate::coding::{u16_at, u32_at, u64_at};
 use crate::compression::{CODEC_LZ4, CODEC_NONE, CODEC_ZSTD, decompress};
 use crate::cursor::front;
@@ -294,24 +295,7 @@ impl Block {
 
     /// Entry `i`, if there is one.
     pub(crate) fn entry(&self, i: usize) -> Option<Entry> {
-        let start = self.start(i)?;
-        let bytes: &[u8] = &self.payload;
-        let key_len = usize::from(u16_at(bytes, start)?);
-        let value_len = u32_at(bytes, start + 2)? as usize;
-        let flags = *bytes.get(start + 6)?;
-        let seqno = match flags & FLAG_SEQNO {
-            0 => self.unnumbered,
-            _ => SeqNo(u64_at(bytes, start + 7)?),
-        };
-        let key = start + ENTRY_HEADER_LEN + seqno_len(flags);
-        let value = key + key_len;
-        Some(Entry {
-            key: key..value,
-            value: value..value + value_len,
-            seqno,
-            kind: Kind::from_u8(flags & FLAG_KIND)?,
-            same_key: flags & FLAG_SAME_KEY != 0,
-        })
+        entry_at(self, self.start(i)?)
     }
 
     /// The key of entry `i`; empty if there is none.

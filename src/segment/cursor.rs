@@ -322,23 +322,20 @@ impl Cursor for SegmentCursor {
     }
 
     #[inline]
-    fn stride(&mut self, forward: bool) -> bool {
-        let Some(at) = &mut self.at else { return false };
+    fn stride(&mut self, forward: bool) -> Option<Shown<'_>> {
+        let at = self.at.as_mut()?;
         let (i, entry) = if forward {
             let i = at.i + 1;
             (i, if i < at.block.len() { entry_at(&at.block, at.entry.value.end) } else { None })
         } else {
-            let Some(i) = at.i.checked_sub(1) else { return false };
+            let i = at.i.checked_sub(1)?;
             (i, at.block.entry(i))
         };
-        match entry {
-            Some(entry) if !entry.same_key => {
-                at.block.foresee(entry.value.end + AHEAD);
-                (at.i, at.entry) = (i, entry);
-                true
-            }
-            _ => false,
-        }
+        let entry = entry.filter(|entry| !entry.same_key)?;
+        at.block.foresee(entry.value.end + AHEAD);
+        let Entry { seqno, kind, .. } = entry;
+        (at.i, at.entry) = (i, entry);
+        Some(Shown { key: at.block.view(&at.entry.key), seqno, kind })
     }
 
     fn unstride(&mut self, forward: bool) {

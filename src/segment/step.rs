@@ -15,11 +15,11 @@ use crate::types::{Kind, SeqNo};
 pub(super) fn entry_at(block: &Block, start: usize) -> Option<Entry> {
     let bytes = block.view(&(start..block.payload_len()));
     let [k0, k1, v0, v1, v2, v3, flags] = *bytes.first_chunk::<ENTRY_HEADER_LEN>()?;
-    let (mut key, mut seqno) = (start + ENTRY_HEADER_LEN, block.unnumbered());
-    if flags & FLAG_SEQNO != 0 {
-        seqno = SeqNo(u64_at(bytes, ENTRY_HEADER_LEN)?);
-        key += 8;
-    }
+    let key = start + ENTRY_HEADER_LEN;
+    let (key, seqno) = match flags & FLAG_SEQNO {
+        0 => (key, block.unnumbered()),
+        _ => (key + 8, SeqNo(u64_at(bytes, ENTRY_HEADER_LEN)?)),
+    };
     let value = key + usize::from(u16::from_le_bytes([k0, k1]));
     Some(Entry {
         key: key..value,

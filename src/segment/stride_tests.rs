@@ -26,7 +26,9 @@ fn a_stride_leads_to_the_next_key_and_can_be_taken_back() {
                 let forward = random.below(2) == 0;
                 let there = if forward { at.checked_add(1) } else { at.checked_sub(1) };
                 let there = there.filter(|there| *there < versions.len());
-                if cursor.stride(forward) {
+                if let Some(shown) = cursor.stride(forward) {
+                    let shown = (shown.key.to_vec(), shown.seqno, shown.kind);
+                    assert_eq!(shown, (cursor.key().to_vec(), cursor.seqno(), cursor.kind()));
                     let there = there.expect("there is such an entry");
                     assert!(is_newest(there), "a stride leads to the newest version of a key");
                     assert_eq!(here(&cursor), versions[there]);

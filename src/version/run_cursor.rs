@@ -251,10 +251,10 @@ impl Cursor for RunCursor {
     }
 
     #[inline]
-    fn stride(&mut self, forward: bool) -> bool {
+    fn stride(&mut self, forward: bool) -> Option<Shown<'_>> {
         match &mut self.open {
             Some((_, cursor)) if !self.off => cursor.stride(forward),
-            _ => false,
+            _ => None,
         }
     }
 
