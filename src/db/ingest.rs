@@ -120,7 +120,8 @@ impl Keyspace {
             }
         }
         let _after = inner.events.after();
-        let total: u64 = sources.iter().map(|source| source.entries).sum();
+        // What files say of themselves may be anything.
+        let total = sources.iter().map(|source| source.entries).fold(0, u64::saturating_add);
         let report = |done| inner.report(Task::Ingest, done, total);
         report(0);
         for source in &sources {

@@ -2,10 +2,11 @@
 
 use super::DEFAULT_ID;
 use super::ingest_tests::{Map, contents, entries, file, key, manual, map, segment_files, value};
+use crate::segment::fuzzing::reseal;
 use crate::segment::{SegmentOptions, SegmentWriter};
 use crate::types::{Kind, SeqNo};
 use crate::version::{LEVELS, Segment};
-use crate::vfs::{Call, Env, SimVfs};
+use crate::vfs::{Call, Env, OpenMode, SimVfs};
 use crate::{Db, Error, Key, KeyspaceOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -286,4 +287,34 @@ fn a_repair_knows_that_a_load_counts_from_its_end() {
     manual(&env).repair_into("/new", &mut |_, _| {}).unwrap();
     let repaired = Db::builder("/new").env(env.clone()).open().unwrap();
     assert_eq!(contents(&repaired.default), model);
+}
+
+/// The counts in a file's properties are its word.
+#[test]
+fn a_file_that_lies_about_its_entries_is_refused() {
+    let env = Env::in_memory(1);
+    let db = manual(&env).open().unwrap();
+    let lying = |name: &str, from: u32| {
+        let path = file(&env, name, entries(from..from + 10, 1));
+        let sound = env.vfs.open(&path, OpenMode::Read).unwrap();
+        let mut bytes = vec![0; sound.len().unwrap() as usize];
+        sound.read_exact_at(&mut bytes, 0).unwrap();
+        // Entries, and distinct keys.
+        for id in [2_u16, 13] {
+            let written =
+                |n: u64| [&id.to_le_bytes()[..], &8_u32.to_le_bytes(), &n.to_le_bytes()].concat();
+            let at = bytes.windows(14).rposition(|window| window == written(10)).unwrap();
+            bytes[at..at + 14].copy_from_slice(&written(u64::MAX));
+        }
+        reseal(&mut bytes);
+        let path = path.with_extension("lies");
+        let file = env.vfs.open(&path, OpenMode::CreateNew).unwrap();
+        file.write_all_at(&bytes, 0).unwrap();
+        path
+    };
+    let files = [lying("a", 0), lying("b", 100)];
+    let error = db.ingest(&files).unwrap_err();
+    assert!(matches!(&error, Error::Corruption { file, .. } if *file == files[0]), "{error}");
+    assert!(contents(&db.default).is_empty());
+    assert_eq!(segment_files(&env), 0);
 }

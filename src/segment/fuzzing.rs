@@ -196,7 +196,7 @@ pub(super) fn seal_block(block: &mut [u8], salt: u64, offset: u64) {
 }
 
 /// Recomputes every checksum of a file that has roughly the structure of a segment.
-pub(super) fn reseal(data: &mut [u8]) {
+pub(crate) fn reseal(data: &mut [u8]) {
     let len = data.len();
     let Some(footer) = len.checked_sub(FOOTER_LEN) else { return };
     data[footer + 48..footer + 56].copy_from_slice(&(len as u64).to_le_bytes());
