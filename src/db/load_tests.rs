@@ -289,6 +289,39 @@ fn a_repair_knows_that_a_load_counts_from_its_end() {
     assert_eq!(contents(&repaired.default), model);
 }
 
+/// Without a manifest nobody knows whether a load came to its end: what is there of it is taken, and the
+/// report says so.
+#[test]
+fn a_repair_without_a_manifest_doubts_loads() {
+    for (is_cut_short, has_manifest) in [(true, false), (false, false), (true, true)] {
+        let vfs = SimVfs::new(1);
+        let env = vfs.env(1);
+        let db = manual(&env).open().unwrap();
+        for (key, value) in entries(0..100, 1) {
+            db.put(key, value).unwrap();
+        }
+        db.flush().unwrap();
+        let mut loader = db.bulk_loader().unwrap();
+        for (key, value) in entries(50..2000, 2) {
+            loader.put(key, value).unwrap();
+        }
+        let left = if is_cut_short { Some(loader) } else { loader.finish().map(|_| None).unwrap() };
+        let env = Env { vfs: Arc::new(vfs.process_death()), ..Env::in_memory(7) };
+        if !has_manifest {
+            env.vfs.remove_file(Path::new("/db/MANIFEST")).unwrap();
+        }
+        let report = manual(&env).repair_into("/new", &mut |_, _| {}).unwrap();
+        let doubts: Vec<_> =
+            report.uncertain.iter().filter(|doubt| doubt.what.contains("past the log")).collect();
+        assert_eq!(doubts.len(), usize::from(!has_manifest), "{report:?}");
+        assert!(doubts.iter().all(|doubt| doubt.keyspace.as_deref() == Some("default")));
+        let repaired = Db::builder("/new").env(env.clone()).open().unwrap();
+        let is_there = repaired.get(key(300)).unwrap().is_some();
+        assert_eq!(is_there, !has_manifest, "what was taken is what the report speaks of");
+        drop((left, db));
+    }
+}
+
 /// The counts in a file's properties are its word.
 #[test]
 fn a_file_that_lies_about_its_entries_is_refused() {

@@ -13,7 +13,8 @@
 //!
 //! Without a manifest every segment file counts, and of two versions of a key the greater sequence number,
 //! then the greater file number, wins; the logs come last, because a segment has an operation merged perhaps.
-//! That may bring back what was removed, and merge something twice, which the report says.
+//! That may bring back what was removed, merge something twice, and take in what a load that failed left
+//! behind, which the report says.
 //!
 //! Invariants: the old database is only read; nothing is taken that no checksum confirms; whatever is
 //! passed over is in the report.
@@ -57,6 +58,8 @@ struct Source {
     runs: Vec<Vec<Piece>>,
     /// Whether there are merge operands in segments that no manifest names, or in logs beside these.
     has_operands: bool,
+    /// Whether there are segments that no manifest names and that were to come in past the log.
+    has_loads: bool,
 }
 
 /// The old database.
@@ -140,6 +143,7 @@ impl Old<'_> {
                 for id in closed.segments.iter().rev() {
                     self.adopt(*id, report)?;
                 }
+                self.doubt_loads(report);
             }
         }
         self.keyspace(DEFAULT_ID);
@@ -156,6 +160,7 @@ impl Old<'_> {
                 deletes: Arc::clone(&keyspace.deletes),
                 runs: Vec::new(),
                 has_operands: false,
+                has_loads: false,
             };
             self.keyspaces.insert(*id, source);
         }
@@ -195,9 +200,11 @@ impl Old<'_> {
             return Ok(());
         };
         let (hash_seed, has_operands) = (properties.hash_seed, properties.merge_operands > 0);
+        let is_loaded = properties.numbered_from > SeqNo::ZERO;
         let source = self.keyspace(keyspace);
         source.hash_seed = hash_seed;
         source.has_operands |= has_operands;
+        source.has_loads |= is_loaded;
         source.runs.push(vec![Piece::Opened(id, Box::new(segment))]);
         Ok(())
     }
@@ -216,6 +223,7 @@ impl Old<'_> {
             deletes: Arc::default(),
             runs: Vec::new(),
             has_operands: false,
+            has_loads: false,
         })
     }
 
@@ -290,6 +298,15 @@ impl Old<'_> {
             report.uncertain.push(Uncertainty { keyspace, key_range, what: what.into() });
         }
         Ok(())
+    }
+
+    /// Notes, where no manifest says which loads came to their end, and when, what may be there of them.
+    fn doubt_loads(&self, report: &mut RepairReport) {
+        for source in self.keyspaces.values().filter(|source| source.has_loads) {
+            let what = "what was to come in past the log counts from the beginning of that on, also if it                         did not come to its end: keys may be here that never were, and what was written                         meanwhile may be in the place of what came in, or the other way round";
+            let (keyspace, key_range) = (Some(source.name.clone()), None);
+            report.uncertain.push(Uncertainty { keyspace, key_range, what: what.into() });
+        }
     }
 
     /// Notes, where no manifest says which segments count, what operands may have come to.
