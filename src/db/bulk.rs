@@ -71,7 +71,9 @@ impl BulkLoader {
     ///
     /// # Errors
     ///
-    /// Those of [`put`](Self::put). Nothing was loaded then.
+    /// Those of [`put`](Self::put). Nothing was loaded then. One case is left open: if from then on writes
+    /// are refused with [`Error::Poisoned`](crate::Error::Poisoned), nothing of it is seen here, and the next open
+    /// finds all of it or nothing.
     pub fn finish(self) -> Result<u64> {
         self.run?.finish()
     }
@@ -82,7 +84,8 @@ impl Keyspace {
     ///
     /// # Errors
     ///
-    /// [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped), [`Error::Poisoned`](crate::Error::Poisoned), [`Error::Closed`](crate::Error::Closed).
+    /// [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped), [`Error::Poisoned`](crate::Error::Poisoned), [`Error::Closed`](crate::Error::Closed);
+    /// [`Error::InvalidTtl`](crate::Error::InvalidTtl) if the default time to live reaches past the end of time.
     pub fn bulk_loader(&self) -> Result<BulkLoader> {
         let run = NewRun::begin(&self.handle.inner, &self.core)?;
         Ok(BulkLoader { run: Ok(run), _keyspace: self.clone() })
@@ -94,7 +97,7 @@ impl Keyspace {
     /// # Errors
     ///
     /// [`Error::OutOfOrder`](crate::Error::OutOfOrder) if a key is not above the one before; else as for
-    /// [`BulkLoader::put`]. Nothing was loaded then.
+    /// [`bulk_loader`](Self::bulk_loader), [`BulkLoader::put`] and [`BulkLoader::finish`].
     pub fn bulk_load<K: AsRef<[u8]>, V: AsRef<[u8]>>(
         &self,
         entries: impl IntoIterator<Item = (K, V)>,

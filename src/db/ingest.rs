@@ -104,7 +104,9 @@ impl Keyspace {
     /// [`Error::NotIngestible`](crate::Error::NotIngestible) for a file that belongs to a database or shares keys with another one given;
     /// [`Error::Corruption`](crate::Error::Corruption) for one that is damaged, out of order, or no segment at all;
     /// [`Error::UnsupportedFormat`](crate::Error::UnsupportedFormat); [`Error::Io`](crate::Error::Io);
-    /// those of [`put`](Self::put). After any of them nothing was taken in.
+    /// those of [`put`](Self::put). After any of them nothing was taken in. One case is left open: if from then
+    /// on writes are refused with [`Error::Poisoned`](crate::Error::Poisoned), nothing of it is seen here, and the
+    /// next open finds all of it or nothing.
     pub fn ingest<P: AsRef<Path>>(&self, files: impl IntoIterator<Item = P>) -> Result<u64> {
         let inner = &self.handle.inner;
         let env = &inner.home.env;

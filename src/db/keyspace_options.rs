@@ -80,7 +80,7 @@ impl KeyspaceOptions {
     /// [`keys_only`](crate::IterOptions::keys_only) and `contains_key` do without. What was removed or overwritten
     /// keeps its room in a value segment until less than half of that is in use, when compactions write the rest
     /// anew. Kept until it is set anew; [`u64::MAX`], as at first: none are. Existing values follow
-    /// when they are compacted.
+    /// when they are compacted. So do those that are loaded past the log, which where nothing else has keys may be never.
     pub fn separate_values_above(mut self, bytes: u64) -> Self {
         self.separate_above = Some(bytes);
         self
