@@ -2,6 +2,7 @@
 
 use super::DEFAULT_ID;
 use super::ingest_tests::{Map, contents, entries, file, key, manual, map, segment_files, value};
+use crate::compaction::Mood;
 use crate::segment::fuzzing::reseal;
 use crate::segment::{SegmentOptions, SegmentWriter};
 use crate::types::{Kind, SeqNo};
@@ -350,4 +351,47 @@ fn a_file_that_lies_about_its_entries_is_refused() {
     assert!(matches!(&error, Error::Corruption { file, .. } if *file == files[0]), "{error}");
     assert!(contents(&db.default).is_empty());
     assert_eq!(segment_files(&env), 0);
+}
+
+/// A compaction that takes in what was loaded, before that is published, keeps what readers see until then.
+#[test]
+fn a_compaction_in_front_of_the_number_takes_nothing_away() {
+    let vfs = SimVfs::new(1);
+    let env = vfs.env(1);
+    let db = manual(&env).open().unwrap();
+    for round in 0..8 {
+        for (key, value) in entries(0..100, round) {
+            db.put(key, value).unwrap();
+        }
+        db.flush().unwrap();
+    }
+    db.fill_key_map().unwrap();
+    let before = map(0..100, 7);
+    let (other, expected) = (db.clone(), before.clone());
+    let (done, seqno) = (Arc::new(AtomicU64::new(0)), db.snapshot().seqno());
+    let compacted = Arc::clone(&done);
+    vfs.before_each_change(move |_, _| {
+        let inner = other.inner();
+        let state = inner.state.load_full();
+        let tree = &state.version.trees[&DEFAULT_ID];
+        let is_there = tree.segments().any(|segment| segment.meta.largest > seqno);
+        let is_visible = inner.visible.load(Ordering::Acquire) > seqno.0;
+        if !is_there || is_visible || compacted.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        compacted.fetch_add(1, Ordering::Relaxed);
+        drop(state);
+        while inner.compact(Mood::Busy).unwrap() || inner.compact(Mood::Calm).unwrap() {
+            compacted.fetch_add(1, Ordering::Relaxed);
+        }
+        assert_eq!(contents(&other.default), expected);
+    });
+    db.bulk_load(entries(50..150, 9)).unwrap();
+    vfs.forget_hook();
+    assert!(done.load(Ordering::Relaxed) > 1, "a job came in between");
+    let mut after = before;
+    after.extend(map(50..150, 9));
+    assert_eq!(contents(&db.default), after);
+    drop(db);
+    assert_eq!(contents(&manual(&env).open().unwrap().default), after);
 }
