@@ -12,7 +12,13 @@ use std::io::{self, BufRead, Write};
 pub fn read<'a>(input: impl BufRead + 'a) -> Lines<'a> {
     let (mut input, mut number) = (input, 0);
     let mut next = move || {
-        if input.fill_buf()?.is_empty() {
+        let is_end = loop {
+            match input.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                bytes => break bytes?.is_empty(),
+            }
+        };
+        if is_end {
             return Ok(None);
         }
         number += 1;
