@@ -79,8 +79,10 @@ impl KeyspaceOptions {
     /// one more read of a file, which the block cache does not keep; ranges with
     /// [`keys_only`](crate::IterOptions::keys_only) and `contains_key` do without. What was removed or overwritten
     /// keeps its room in a value segment until less than half of that is in use, when compactions write the rest
-    /// anew. Kept until it is set anew; [`u64::MAX`], as at first: none are. Existing values follow
-    /// when they are compacted. So do those that are loaded past the log, which where nothing else has keys may be never.
+    /// anew; while there is no time to tidy up, until it is less than a quarter, and with
+    /// [`Compaction::Fifo`](crate::Compaction::Fifo) until the segments go that refer to it. Kept until it is set anew; [`u64::MAX`], as
+    /// at first: none are. Longer values that are in segments, or that [`ingest`](crate::Keyspace::ingest) or a bulk load
+    /// brings there, leave them when they are compacted: where nothing else has keys that may be never. Those that are apart stay so until little of their value segment is in use.
     pub fn separate_values_above(mut self, bytes: u64) -> Self {
         self.separate_above = Some(bytes);
         self

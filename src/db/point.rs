@@ -19,7 +19,8 @@
 //! What was merged is looked up apart, by `fold`: there all versions of the key count, and must be of
 //! one state.
 //!
-//! Readers take one lock, the shard's, shared and briefly; never while they read a block.
+//! Readers take one lock, the shard's, shared and briefly, and for a value that lies in a value segment a second
+//! one, to find that; never while they read a block or a value.
 
 use super::histogram::Tally;
 use super::read::{ReadFrom, fold};
