@@ -753,6 +753,8 @@ mod stress_tests;
 #[cfg(test)]
 mod values_copy_tests;
 #[cfg(test)]
+mod values_job_tests;
+#[cfg(test)]
 mod values_tests;
 #[cfg(test)]
 mod walk_tests;
