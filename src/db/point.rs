@@ -9,8 +9,8 @@
 //! knows of it. Hence three rules.
 //! - A read without a registered snapshot takes the newest version that it meets in a segment. A
 //!   compaction that the state does not know yet may have dropped anything older. Unless that version is
-//!   not published: what is taken in from files is in the map before it is. Then the read is done again with
-//!   a snapshot, which keeps what is older.
+//!   not published: what is taken in from files is in the map before it is. Then the key is looked for in all
+//!   runs, for a snapshot, which keeps what is older.
 //! - A version that looks cleared, or deleted with its range, is looked up again if the state has
 //!   changed meanwhile: once a clear or range tombstone is forgotten, versions newer than it may lose
 //!   their numbers.
@@ -263,7 +263,6 @@ impl ReadFrom<'_> {
         self.inner.keymap.prefetch(wanted.hash);
         let mut tally = ReadStats { gets: 1, ..ReadStats::default() };
         let mut take = Some(take);
-        let (mut wanted, mut held) = (wanted, None);
         let outcome = loop {
             let state = self.inner.state.load();
             let tree = self.tree(&state)?;
@@ -308,9 +307,10 @@ impl ReadFrom<'_> {
             match self.newest(&state, tree, snapshot, wanted, &mut tally, &mut judge) {
                 Ok(Some(Answer::Again)) => {}
                 Ok(Some(Answer::Unpublished)) => {
-                    let moment = self.inner.register_snapshot();
-                    held = Some(Registered(self.inner, moment));
-                    wanted.registered = Some(moment);
+                    let outcome = self.beneath(wanted.key);
+                    break outcome.map(|value| {
+                        value.zip(take.take()).map(|(value, take)| take(Lent::whole(&value)))
+                    });
                 }
                 Ok(Some(Answer::Value(value))) => break Ok(Some(value)),
                 Ok(Some(Answer::Failed(error))) => break Err(*error),
@@ -326,9 +326,15 @@ impl ReadFrom<'_> {
                 Err(error) => break Err(error),
             }
         };
-        drop(held);
         self.inner.reads.add(tally.counters());
         outcome
+    }
+
+    /// The value of a key at the newest number, found without the key map, which has a newer version.
+    #[cold]
+    fn beneath(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        let held = Registered(self.inner, self.inner.register_snapshot());
+        ReadFrom { snapshot: Some(held.1), ..*self }.alone(key)
     }
 
     /// The value of a key at a snapshot that is not read from the newest state.
