@@ -29,11 +29,13 @@ pub enum Verdict {
 /// that a snapshot still sees. It may be asked about a value that a newer write supersedes already, or
 /// into which operands are yet to be merged, if those are not part of the compaction; and about one value
 /// several times, at each compaction. Flushes do not ask. So what it says should depend on key and value,
-/// and perhaps on time, and a value that it would remove may be read until a compaction comes by, and in the moment
-/// in which that is published by one reader still and no more by another, unless both have the same snapshot;
+/// and perhaps on time, and a value that it would remove may be read until a compaction comes by.
 /// [`compact_range`](crate::Keyspace::compact_range) makes one, but not with
 /// [`Compaction::Fifo`](crate::Compaction::Fifo), with which nothing is ever asked about. A value in a
 /// [value segment](crate::KeyspaceOptions::separate_values_above) is read for it each time.
+///
+/// A get may see what a filter did a moment before ranges and snapshots that are begun just then do; each of
+/// these sees one thing throughout.
 ///
 /// ```
 /// # use ashlardb::{Db, filter::Verdict};
