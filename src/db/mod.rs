@@ -733,6 +733,8 @@ mod ingest_tests;
 #[cfg(test)]
 mod known_bug_tests;
 #[cfg(test)]
+mod known_version_tests;
+#[cfg(test)]
 mod load_tests;
 #[cfg(test)]
 mod merge_tests;
