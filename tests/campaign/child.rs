@@ -7,7 +7,7 @@
 
 use crate::process::{Dice, Running, end_with_parent, tell, tell_wrong};
 use crate::writers::{
-    Hands, Judge, Map, Model, SHARED, Script, Source, check_pairs, load, options,
+    Hands, Judge, Map, Model, SHARED, Script, Source, check_pairs, load, options, space,
 };
 use ashlardb::vfs::{Env, SeededEntropy};
 use ashlardb::{Background, Db, Durability, Keyspace, Snapshot};
@@ -312,7 +312,7 @@ impl Reader {
                 } else {
                     (&model.shared, &hands.shared)
                 };
-                let wanted = map.get(&at).map(|n| script.value(at, *n));
+                let wanted = map.get(&at).map(|history| script.whole(at, history));
                 let found = source.read(&script.key(at)).map_err(|e| format!("get gave {e:?}"))?;
                 if found.as_deref() != wanted.as_deref() {
                     return Err(format!("get of key {at} gave {found:?}, not {wanted:?}"));
@@ -353,7 +353,7 @@ impl Reader {
 
 /// Looks at the database as a whole.
 fn watch(db: &Db, scripts: &[Script], stop: &AtomicBool, deadline: Option<Instant>) {
-    let shared = db.keyspace(SHARED);
+    let shared = space(db, SHARED);
     let shared = shared.unwrap_or_else(|error| tell_wrong(&format!("keyspace gave {error:?}")));
     let dice = Dice::of(&[scripts.len() as u64, std::process::id().into()]);
     while !stop.load(Ordering::Relaxed) && deadline.is_none_or(|at| Instant::now() < at) {
@@ -427,7 +427,7 @@ pub fn check_left(
         }
         Judge::default().read_model(&db, script, model)?;
     }
-    let shared = db.keyspaces().contains(&SHARED.to_owned()).then(|| db.keyspace(SHARED));
+    let shared = db.keyspaces().contains(&SHARED.to_owned()).then(|| space(&db, SHARED));
     if let Some(shared) = shared.transpose().map_err(|error| format!("{error:?}"))? {
         check_pairs(&db, &shared, &scripts)?;
     }

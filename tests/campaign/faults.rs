@@ -348,7 +348,7 @@ impl Case {
         self.crash(&format!("when {op:?} failed"))?;
         if matches!(
             op,
-            Op::Flush | Op::Step | Op::Idle | Op::Compact(_) | Op::Checkpoint | Op::Load(..)
+            Op::Flush | Op::Step | Op::Idle | Op::Compact(_) | Op::Copy(_) | Op::Load(..)
         ) {
             self.work_failed = true;
         }

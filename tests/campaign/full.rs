@@ -12,7 +12,7 @@
 use crate::child::{check_names, check_whole};
 use crate::driver::{Size, Violation, panic_text};
 use crate::process::{Dice, Running, Scratch, end_with_parent, tell, tell_wrong, tmpfs_permitted};
-use crate::writers::{Hands, Judge, Model, Op, SHARED, Script, check_pairs, load, options};
+use crate::writers::{Hands, Judge, Model, Op, SHARED, Script, check_pairs, load, options, space};
 use ashlardb::vfs::{Call, Env, Failure, SimVfs, Vfs};
 use ashlardb::{Background, Db, Durability, Error, ErrorKind, Snapshot};
 use std::io::{BufRead, BufReader, Write};
@@ -516,7 +516,7 @@ fn again(disk: &Disk, dice: &Dice, script: &Script, kept: &mut Kept) -> Result<(
         kept.model = otherwise;
     }
     kept.read(&db, script)?;
-    let shared = db.keyspace(SHARED).map_err(|error| format!("{error:?}"))?;
+    let shared = space(&db, SHARED).map_err(|error| format!("{error:?}"))?;
     check_pairs(&db, &shared, std::slice::from_ref(script))?;
     db.fill_key_map().map_err(|error| format!("{error:?}"))?;
     db.check_key_map()?;

@@ -15,6 +15,7 @@
 mod author;
 mod blocks;
 mod child;
+mod copies;
 mod driver;
 mod faults;
 mod flips;

@@ -10,6 +10,7 @@
 //! That a difference is found is tried too: with the first configuration of each list, a database
 //! that forgets a delete must be told from one that does not.
 
+use crate::copies::Copying;
 use crate::driver::{Row, Violation, panic_text};
 use crate::same_ops::{
     Effect, Expected, FILTERED, K, NAMES, Op, Read, V, answers, judge, operations,
@@ -18,13 +19,14 @@ use crate::separated;
 use crate::workload::{DIR, LIFE, Rng, pass_ages, reduce};
 use ashlardb::vfs::{Env, Failure, SimVfs};
 use ashlardb::{
-    Background, Compaction, Compression, Db, Durability, Error, Keyspace, KeyspaceOptions, Result,
-    SegmentOptions, SegmentWriter, Snapshot, WriteBatch, merge,
+    Background, Backups, Builder, Compaction, Compression, Db, Durability, Error, Keyspace,
+    KeyspaceOptions, ReadOnlyKeyspace, Result, SegmentOptions, SegmentWriter, Snapshot, WriteBatch,
+    merge,
 };
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a list is.
@@ -107,6 +109,8 @@ struct Setup {
     steps: u64,
     /// Leaves out one delete in three: to see that such things are found.
     forgets: bool,
+    /// How many bytes of logs are kept for change feeds.
+    keep_log_bytes: u64,
 }
 
 impl Setup {
@@ -142,13 +146,18 @@ impl Setup {
             fills_map: rng.one_in(2),
             separate_above: rng.pick(&[u64::MAX, u64::MAX, 20, 300]),
             forgets: false,
+            keep_log_bytes: rng.pick(&[0, 0, 100 << 10]),
         }
     }
 
     fn open(&self, vfs: &SimVfs, seed: u64, ages: u32) -> Result<(Db, Env)> {
         let env = vfs.env(seed);
         pass_ages(&env, ages);
-        let db = separated::watched(Db::builder(DIR))
+        Ok((self.builder(DIR, &env).open()?, env))
+    }
+
+    fn builder(&self, dir: &str, env: &Env) -> Builder {
+        separated::watched(Db::builder(dir))
             .env(env.clone())
             .merge_operator(merge::SetUnion)
             .background(Background::Manual)
@@ -167,8 +176,7 @@ impl Setup {
             .max_open_files(self.max_open_files)
             .durability(self.durability)
             .separate_values_above(self.separate_above)
-            .open()?;
-        Ok((db, env))
+            .keep_log_bytes(self.keep_log_bytes)
     }
 }
 
@@ -348,7 +356,9 @@ impl<'a> Run<'a> {
 
     /// Makes changes in a transaction that reads what it changes.
     fn transact(&self, changes: &[(u8, K, Effect)], durability: Durability) -> Result<()> {
-        let transaction = self.db().begin();
+        // Nobody else writes, so it is the same which one it is.
+        let transaction =
+            if self.rng.one_in(4) { self.db().begin_exclusive() } else { self.db().begin() };
         for (space, key, effect) in changes {
             let Some(handle) = self.handles.get(space) else { continue };
             let key = key.bytes();
@@ -411,6 +421,34 @@ impl<'a> Run<'a> {
         Ok(loaded)
     }
 
+    /// Reads what a copy has.
+    fn ask_copy(&self, copying: Copying, space: u8, read: &Read) -> Result<u64> {
+        let env = self.env.as_ref().expect("it was opened");
+        // A name of its own, as a copy that failed may be left.
+        let dir = format!("/copy-{:x}", self.rng.next());
+        match copying {
+            Copying::Checkpoint => self.db().checkpoint(&dir, &mut |_, _| {})?,
+            Copying::Backup => {
+                let number = self.db().backup("/backups", &mut |_, _| {})?.backup.number;
+                let backups = Backups::open_in(env, "/backups")?;
+                backups.restore(number, &dir, &mut |_, _| {})?;
+            }
+            Copying::Reader => {
+                let reader = self.setup.builder(DIR, env).open_read_only()?;
+                let name = NAMES[usize::from(space)];
+                return read.ask(&reader.keyspace_with(name, &space_options(space, self.setup))?);
+            }
+        }
+        let copy = self.setup.builder(&dir, env).create_if_missing(false).open()?;
+        let answer = read.ask(&open_space(&copy, space, self.setup)?)?;
+        copy.close()?;
+        // Not needed any more; nor does it matter if it stays.
+        for name in env.vfs.read_dir(Path::new(&dir)).unwrap_or_default() {
+            drop(env.vfs.remove_file(&Path::new(&dir).join(name)));
+        }
+        Ok(answer)
+    }
+
     /// What the operation answers. `None`: its snapshot was lost when the database had to be opened
     /// again.
     fn apply(&mut self, op: &Op) -> Result<Option<u64>> {
@@ -458,6 +496,9 @@ impl<'a> Run<'a> {
             Op::Read(Some(slot), space, read) => {
                 let Some(snapshot) = self.snapshots.get(slot) else { return Ok(None) };
                 return read.ask(&snapshot.of(&self.handles[space])?).map(Some);
+            }
+            Op::ReadCopy(copying, space, read) => {
+                return self.ask_copy(*copying, *space, read).map(Some);
             }
             Op::Take(slot) => {
                 let snapshot = self.db().snapshot();
@@ -519,13 +560,17 @@ impl<'a> Run<'a> {
 }
 
 fn open_space(db: &Db, space: u8, setup: &Setup) -> Result<Keyspace> {
+    db.keyspace_with(NAMES[usize::from(space)], &space_options(space, setup))
+}
+
+fn space_options(space: u8, setup: &Setup) -> KeyspaceOptions {
     let mut options = KeyspaceOptions::new()
         .merge_operator(merge::SetUnion)
         .separate_values_above(setup.separate_above);
     if space == FILTERED {
         options = options.compaction_filter(judge);
     }
-    db.keyspace_with(NAMES[usize::from(space)], &options)
+    options
 }
 
 fn is_lie(failure: Failure) -> bool {
@@ -575,7 +620,7 @@ macro_rules! reads {
         }
     )*};
 }
-reads!(Keyspace, Snapshot);
+reads!(Keyspace, Snapshot, ReadOnlyKeyspace);
 
 impl Read {
     fn trace(&self, of: &impl Reads) -> String {

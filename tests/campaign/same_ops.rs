@@ -1,5 +1,6 @@
 //! The operations of the row `same`, and what a sorted map answers to them.
 
+use crate::copies::Copying;
 use crate::same::Reads;
 use crate::workload::Rng;
 use ashlardb::filter::Verdict;
@@ -121,6 +122,8 @@ pub enum Op {
     Pass,
     /// Reads a keyspace, or what a snapshot has of it.
     Read(Option<u8>, u8, Read),
+    /// Reads what a copy has of a keyspace.
+    ReadCopy(Copying, u8, Read),
     Take(u8),
     LetGo(u8),
     Create(u8),
@@ -183,6 +186,10 @@ pub fn operations(seed: u64, count: usize) -> Vec<Op> {
         963 if rng.one_in(3) => Op::Clear(space(&rng)),
         961..977 => Op::Flush,
         977..980 => Op::Idle,
+        980 if rng.one_in(3) => {
+            let copying = rng.pick(&[Copying::Checkpoint, Copying::Backup, Copying::Reader]);
+            Op::ReadCopy(copying, space(&rng), read(&rng, &key))
+        }
         980..991 => Op::Sync,
         991..994 => Op::Compact(space(&rng), key(&rng), key(&rng)),
         994..996 => Op::Close,
@@ -449,7 +456,9 @@ fn answer(
                 *contents = Rc::new(after_an_age(contents));
             }
         }
-        Op::Read(None, space, read) => return Some(read.ask_model(&spaces.get(space)?.1)),
+        Op::Read(None, space, read) | Op::ReadCopy(_, space, read) => {
+            return Some(read.ask_model(&spaces.get(space)?.1));
+        }
         Op::Read(Some(slot), space, read) => {
             let (number, _) = spaces.get(space)?;
             let (then, contents) = snapshots.get(slot)?.get(space)?;

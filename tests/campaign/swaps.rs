@@ -77,9 +77,13 @@ fn live(seed: u64, world: u64) -> Vec<Moment> {
             _ => {
                 for i in 0..4 + dice.roll(20) {
                     let len = dice.index(400);
-                    match dice.roll(9) {
-                        0 => author.delete(space, key(step * 10 + i)),
-                        _ => author.put(space, key(step * 10 + i), dice.bytes(len)),
+                    let at = key(step * 10 + i);
+                    match dice.roll(12) {
+                        0 => author.delete(space, at),
+                        // No operands: segments are also read alone.
+                        2 => author.write_for_a_time(&at, &dice.bytes(len), false),
+                        3 if dice.once_in(3) => author.delete_range(&at, b"2"),
+                        _ => author.put(space, at, dice.bytes(len)),
                     }
                     if dice.once_in(6) {
                         author.sync();

@@ -37,6 +37,9 @@ fn make(seed: u64) -> Store {
             2 => author.flush(),
             3 => author.clear(space),
             4 => author.delete(space, key(0)),
+            9 | 10 => author.merge(&key(0), &dice.bytes(lens / 8)),
+            11 => author.write_for_a_time(&key(0), &dice.bytes(lens / 8), dice.once_in(2)),
+            12 => author.delete_range(&key(0).min(key(9)), &key(0).max(key(9))),
             5..=8 => {
                 let op = |i: u64| {
                     let len = dice.index(lens);

@@ -4,6 +4,7 @@
 //! file system in memory also what the database does. A [`History`] knows each state that the
 //! database went through and how much of that is durable; a [`Runner`] keeps it while it works.
 
+use crate::copies::{Copying, Follower};
 use crate::separated;
 use ashlardb::filter::Verdict;
 use ashlardb::vfs::{Entropy, Env, SeededEntropy};
@@ -178,7 +179,7 @@ pub enum Op {
     /// Takes a snapshot, or compares it and lets go of it if there is one.
     Snapshot,
     /// Makes a copy and compares it.
-    Checkpoint,
+    Copy(Copying),
     /// Closes the database and opens it again.
     Close,
     /// Drops it without closing it, and opens it again.
@@ -220,7 +221,7 @@ impl fmt::Debug for Op {
             Op::Idle => write!(f, "Idle"),
             Op::Read => write!(f, "Read"),
             Op::Snapshot => write!(f, "Snapshot"),
-            Op::Checkpoint => write!(f, "Checkpoint"),
+            Op::Copy(copying) => write!(f, "{copying:?}"),
             Op::Close => write!(f, "Close"),
             Op::Kill => write!(f, "Kill"),
         }
@@ -281,7 +282,7 @@ pub fn operations(seed: u64, count: usize) -> Vec<Op> {
         91..93 => Op::Read,
         93..95 => Op::Snapshot,
         95 if rng.one_in(2) => Op::Pass,
-        95..96 => Op::Checkpoint,
+        95..96 => Op::Copy(rng.pick(&[Copying::Checkpoint, Copying::Backup, Copying::Reader])),
         96..97 => Op::Close,
         _ => Op::Kill,
     });
@@ -348,7 +349,7 @@ struct Piece {
 
 impl Value {
     /// What was read in a keyspace, if the filter lets it stay; without what that has written behind it.
-    fn read(space: u8, bytes: &[u8]) -> Option<Value> {
+    pub fn read(space: u8, bytes: &[u8]) -> Option<Value> {
         let mut bytes = bytes;
         if space == FLEETING {
             let id = bytes.first_chunk().map_or(2, |id| u32::from_le_bytes(*id));
@@ -360,6 +361,16 @@ impl Value {
             }
         }
         Some(Value(vec![Piece { bytes: bytes.into(), expires: false }]))
+    }
+
+    /// The same, which expires if there is a time when it does.
+    pub fn expiring(mut self, expires_ms: Option<u64>) -> Value {
+        self.0.iter_mut().for_each(|piece| piece.expires = expires_ms.is_some());
+        self
+    }
+
+    pub fn append(&mut self, other: Value) {
+        self.0.extend(other.0);
     }
 
     fn bytes(&self) -> impl Iterator<Item = &u8> {
@@ -376,7 +387,7 @@ impl PartialEq for Value {
 impl Eq for Value {}
 
 /// The same when everything that expires has expired.
-fn after_an_age(state: &State) -> Arc<State> {
+pub fn after_an_age(state: &State) -> Arc<State> {
     let mut state = state.clone();
     for contents in state.values_mut() {
         for value in contents.values_mut() {
@@ -417,6 +428,11 @@ impl History {
     /// Whether a crash now may leave this; and if so, the history that it would then have.
     pub fn admits(&self, state: &State) -> Option<History> {
         self.admits_from(self.durable, state)
+    }
+
+    /// Whether opening now would show this.
+    pub fn may_recover(&self, state: &State) -> bool {
+        self.outlives_process(state).is_some()
     }
 
     /// Whether the death of the process may leave this: it loses nothing.
@@ -533,6 +549,8 @@ pub struct Config {
     durability: Durability,
     /// Above how many bytes values go into value segments.
     separate_above: u64,
+    /// How many bytes of logs are kept for feeds.
+    keep_log_bytes: u64,
 }
 
 impl Config {
@@ -560,6 +578,7 @@ impl Config {
             durability: Durability::Buffered,
             // Of every second seed, so that a row of few seeds has some.
             separate_above: if seed.is_multiple_of(2) { rng.pick(&[40, 500]) } else { u64::MAX },
+            keep_log_bytes: rng.pick(&[0, 0, 20 << 10, 1 << 20]),
         }
     }
 
@@ -567,7 +586,12 @@ impl Config {
         self.builder_in(DIR, env)
     }
 
-    fn builder_in(&self, dir: &str, env: &Env) -> Builder {
+    /// Whether there are change feeds.
+    pub fn keeps_logs(&self) -> bool {
+        self.keep_log_bytes > 0
+    }
+
+    pub fn builder_in(&self, dir: &str, env: &Env) -> Builder {
         separated::watched(Db::builder(dir))
             .env(env.clone())
             .background(Background::Manual)
@@ -586,6 +610,7 @@ impl Config {
             .max_open_files(8)
             .merge_operator(merge::Append)
             .separate_values_above(self.separate_above)
+            .keep_log_bytes(self.keep_log_bytes)
     }
 }
 
@@ -598,7 +623,8 @@ pub struct Runner {
     handles: BTreeMap<u8, Keyspace>,
     snapshot: Option<(Snapshot, Arc<State>)>,
     /// How many copies were begun.
-    copies: u64,
+    pub copies: u64,
+    pub follower: Option<Follower>,
 }
 
 /// What is wrong, or an error that the database gave.
@@ -628,7 +654,7 @@ impl Runner {
     pub fn new(env: Env, config: Config, history: History) -> Self {
         let history = Arc::new(Mutex::new(history));
         let (handles, snapshot) = (BTreeMap::new(), None);
-        Runner { env, config, history, db: None, handles, snapshot, copies: 0 }
+        Runner { env, config, history, db: None, handles, snapshot, copies: 0, follower: None }
     }
 
     pub fn open(&mut self) -> Result<(), Trouble> {
@@ -653,6 +679,15 @@ impl Runner {
 
     /// Does it, and keeps the history. After an error the history says that it may have happened.
     pub fn apply(&mut self, op: &Op) -> Result<(), Trouble> {
+        let outcome = self.do_it(op);
+        if outcome.is_err() {
+            // What could be seen may be gone after the next opening.
+            self.follower = None;
+        }
+        outcome
+    }
+
+    fn do_it(&mut self, op: &Op) -> Result<(), Trouble> {
         let now = Arc::clone(self.history.lock().unwrap().newest());
         let history = Arc::clone(&self.history);
         let begin = |next: State| history.lock().unwrap().begin(next);
@@ -680,7 +715,10 @@ impl Runner {
             }
             Op::Transact(changes, sync) => {
                 let mut next = State::clone(&now);
-                let transaction = self.db().begin();
+                let db = self.db();
+                // By what is written, so that it is the same each time.
+                let is_exclusive = changes.len() % 4 == 1;
+                let transaction = if is_exclusive { db.begin_exclusive() } else { db.begin() };
                 for change in changes {
                     let Some(handle) = self.handles.get(&change.keyspace) else { continue };
                     let key = key_bytes(change.key);
@@ -702,6 +740,7 @@ impl Runner {
                 let mut history = history.lock().unwrap();
                 history.pass();
                 pass_ages(&self.env, history.ages);
+                self.follower.iter_mut().for_each(Follower::pass);
             }
             Op::Sync => {
                 self.db().sync()?;
@@ -782,17 +821,16 @@ impl Runner {
                     return Err(Trouble::Wrong(what));
                 }
                 self.check_held()?;
+                self.follow(&now)?;
             }
             Op::Snapshot => match self.snapshot.take() {
                 None => self.snapshot = Some((self.db().snapshot(), now)),
                 Some((snapshot, then)) => self.check_snapshot(&snapshot, &then)?,
             },
-            Op::Checkpoint => {
-                self.copies += 1;
-                let dir = format!("/copies/{}", self.copies);
-                self.db().checkpoint(&dir, &mut |_, _| {})?;
-                durable();
-                self.check_copy(&dir, &now)?;
+            Op::Copy(copying) => {
+                if self.copy(*copying, &now)? {
+                    durable();
+                }
             }
             Op::Close => {
                 if let Some(db) = self.drop_db() {
@@ -806,19 +844,6 @@ impl Runner {
                 self.open()?;
             }
         }
-        Ok(())
-    }
-
-    /// A copy is a database of its own, with everything in it.
-    fn check_copy(&self, dir: &str, now: &State) -> Result<(), Trouble> {
-        let builder = self.config.builder_in(dir, &self.env).create_if_missing(false);
-        let copy = builder.open()?;
-        let found = contents(&copy, &handles(&copy, &self.config)?)?;
-        if found != *now {
-            let what = self.history.lock().unwrap().describe(&found);
-            return Err(Trouble::Wrong(format!("a copy: {what}")));
-        }
-        copy.close()?;
         Ok(())
     }
 
@@ -900,29 +925,36 @@ fn check_own(
 }
 
 /// The keyspaces that there are.
-fn handles(db: &Db, config: &Config) -> Result<BTreeMap<u8, Keyspace>, Trouble> {
+pub fn handles(db: &Db, config: &Config) -> Result<BTreeMap<u8, Keyspace>, Trouble> {
     let mut handles = BTreeMap::new();
     for name in db.keyspaces() {
-        let Some(space) = NAMES.iter().position(|n| *n == name) else {
-            return Err(Trouble::Wrong(format!("there is a keyspace {name:?}")));
-        };
-        handles.insert(space as u8, open_space(db, space as u8, config)?);
+        let space = space_of(&name)?;
+        handles.insert(space, open_space(db, space, config)?);
     }
     Ok(handles)
 }
 
-/// A keyspace with its options, created if it is missing.
-fn open_space(db: &Db, space: u8, config: &Config) -> Result<Keyspace, Error> {
-    let options = if space == FLEETING {
+pub fn space_of(name: &str) -> Result<u8, Trouble> {
+    let space = NAMES.iter().position(|n| *n == name);
+    let space = space.ok_or_else(|| Trouble::Wrong(format!("there is a keyspace {name:?}")))?;
+    Ok(space as u8)
+}
+
+pub fn space_options(space: u8) -> KeyspaceOptions {
+    if space == FLEETING {
         KeyspaceOptions::new().default_ttl(LIFE).compaction_filter(judge)
     } else {
         KeyspaceOptions::new().merge_operator(merge::Append)
-    };
-    let options = options.separate_values_above(config.separate_above);
+    }
+}
+
+/// A keyspace with its options, created if it is missing.
+fn open_space(db: &Db, space: u8, config: &Config) -> Result<Keyspace, Error> {
+    let options = space_options(space).separate_values_above(config.separate_above);
     db.keyspace_with(NAMES[usize::from(space)], &options)
 }
 
-fn contents(db: &Db, handles: &BTreeMap<u8, Keyspace>) -> Result<State, Trouble> {
+pub fn contents(db: &Db, handles: &BTreeMap<u8, Keyspace>) -> Result<State, Trouble> {
     let wrong = |what: String| Err(Trouble::Wrong(what));
     let keys: Vec<Vec<u8>> = (0..=KEYS).map(key_bytes).collect();
     let mut state = State::new();

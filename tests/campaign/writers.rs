@@ -4,22 +4,34 @@
 //! one, and a keyspace of its own that it clears, drops and creates. So whatever it reads of its own
 //! is known exactly, whatever the others do. Operation `n` of a writer changes its [`Model`] in a
 //! way that everybody can work out who has the model before it: the process that does it, and
-//! the one that hears it was acknowledged. A value says which operation wrote it.
+//! the one that hears it was acknowledged. A value says which operation wrote it, and which ones merged into
+//! it since.
 
 use crate::process::Dice;
+use ashlardb::merge::Append;
 use ashlardb::{
-    Builder, Compaction, Compression, Db, Durability, Error, ErrorKind, IterOptions, Keyspace,
-    RangeIter, Snapshot, Value, WriteBatch,
+    Builder, Compaction, Compression, DEFAULT_KEYSPACE, Db, Durability, Error, ErrorKind,
+    IterOptions, Keyspace, KeyspaceOptions, RangeIter, Snapshot, TransactionOptions, Value,
+    WriteBatch,
 };
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The keyspace that all writers share, besides the default one.
 pub const SHARED: &str = "shared";
 /// Each batch sets this key in both shared keyspaces, to the same operation.
 const PAIR: u32 = 0;
 
-/// Keys, and the operations that wrote them.
-pub type Map = BTreeMap<u32, u64>;
+/// Set in the number of an operation that merged.
+const MERGED: u64 = 1 << 63;
+/// So many operations merge into a key before it is put anew.
+const MOST_MERGED: usize = 40;
+/// A time that does not come, and one that has passed, in milliseconds since 1970.
+const NEVER_MS: u64 = 1 << 60;
+const LONG_AGO_MS: u64 = 0;
+
+/// Keys, and the operations that wrote them: one that put it, if any did, and those that merged since.
+pub type Map = BTreeMap<u32, Vec<u64>>;
 
 /// What one writer's keys are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,12 +48,25 @@ pub enum Place {
     Own,
 }
 
+/// What is done with a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    Put,
+    /// A put that expires long after the test.
+    PutForATime,
+    /// A put that has expired when it is written: a deletion.
+    PutTooLate,
+    Merge,
+    Delete,
+}
+
 #[derive(Clone, Debug)]
 pub enum Op {
-    Put(Place, u32),
-    Delete(Place, u32),
-    /// Puts, and deletions where the flag is not set.
-    Batch(Vec<(Place, u32, bool)>),
+    Write(Place, u32, How),
+    DeleteRange(Place, u32, u32),
+    Batch(Vec<(Place, u32, How)>),
+    /// The same in a transaction, which may be exclusive.
+    Transact(Vec<(Place, u32, How)>, bool),
     /// Puts from this key on, so many, each so far from the one before: sorted, past the log.
     Load(Place, u32, u32, u32),
     Clear,
@@ -74,27 +99,38 @@ impl Model {
         }
     }
 
+    /// Whether little enough was merged into a key since it was put.
+    fn may_merge(&self, place: Place, key: u32) -> bool {
+        let map = match place {
+            Place::Default => Some(&self.default),
+            Place::Shared => Some(&self.shared),
+            Place::Own => self.own.as_ref(),
+        };
+        map.and_then(|map| map.get(&key)).is_none_or(|history| history.len() < MOST_MERGED)
+    }
+
     /// What operation `n` changes.
     pub fn apply(&mut self, n: u64, op: &Op) {
-        let mut change = |place, key, is_put| {
-            if let Some(map) = self.map(place) {
-                if is_put {
-                    map.insert(key, n)
-                } else {
-                    map.remove(&key)
-                };
+        let mut change = |place, key, how| {
+            let Some(map) = self.map(place) else { return };
+            match how {
+                How::Put | How::PutForATime => drop(map.insert(key, vec![n])),
+                How::Merge => map.entry(key).or_default().push(n | MERGED),
+                How::Delete | How::PutTooLate => drop(map.remove(&key)),
             }
         };
         match op {
-            Op::Put(place, key) => change(*place, *key, true),
-            Op::Delete(place, key) => change(*place, *key, false),
-            Op::Batch(parts) => {
-                for (place, key, is_put) in parts {
-                    change(*place, *key, *is_put);
+            Op::Write(place, key, how) => change(*place, *key, *how),
+            Op::Batch(parts) | Op::Transact(parts, _) => {
+                for (place, key, how) in parts {
+                    change(*place, *key, *how);
                 }
             }
+            Op::DeleteRange(place, from, to) => {
+                (*from..*to).for_each(|key| change(*place, key, How::Delete));
+            }
             Op::Load(place, first, count, step) => {
-                (0..*count).for_each(|i| change(*place, first + i * step, true));
+                (0..*count).for_each(|i| change(*place, first + i * step, How::Put));
             }
             Op::Clear | Op::Create => self.own = Some(Map::new()),
             Op::Drop => self.own = None,
@@ -121,6 +157,25 @@ impl Script {
             _ => Place::Default,
         };
         let key = || 1 + dice.below(u64::from(self.keys) - 1) as u32;
+        // In one write no key twice, so that what is merged into is what was there.
+        let parts = || {
+            let mut parts: Vec<(Place, u32, How)> = Vec::new();
+            for _ in 0..dice.below(8) {
+                let (place, key) = (place(), key());
+                if !parts.iter().any(|part| (part.0, part.1) == (place, key)) {
+                    let how = match dice.below(8) {
+                        0 | 1 => How::Delete,
+                        2 | 3 if model.may_merge(place, key) => How::Merge,
+                        4 => How::PutForATime,
+                        _ => How::Put,
+                    };
+                    parts.push((place, key, how));
+                }
+            }
+            parts.push((Place::Default, PAIR, How::Put));
+            parts.push((Place::Shared, PAIR, How::Put));
+            parts
+        };
         let op = match dice.below(2000) {
             0 => Op::Compact(place(), key(), key()),
             1..5 => Op::Flush,
@@ -133,15 +188,21 @@ impl Script {
                 let room = (self.keys - first).div_ceil(step);
                 Op::Load(place(), first, 1 + dice.below(u64::from(room)) as u32, step)
             }
-            23..700 => {
-                let mut parts: Vec<_> =
-                    (0..dice.below(8)).map(|_| (place(), key(), !dice.one_in(4))).collect();
-                parts.push((Place::Default, PAIR, true));
-                parts.push((Place::Shared, PAIR, true));
-                Op::Batch(parts)
+            23..35 => {
+                let from = key();
+                Op::DeleteRange(place(), from, from + 1 + dice.below(30) as u32)
             }
-            700..1000 => Op::Delete(place(), key()),
-            _ => Op::Put(place(), key()),
+            35..550 => Op::Batch(parts()),
+            550..700 => Op::Transact(parts(), dice.one_in(4)),
+            700..930 => Op::Write(place(), key(), How::Delete),
+            930..1000 => Op::Write(place(), key(), How::PutTooLate),
+            1000..1100 => Op::Write(place(), key(), How::PutForATime),
+            1100..1400 => {
+                let (place, key) = (place(), key());
+                let how = if model.may_merge(place, key) { How::Merge } else { How::Put };
+                Op::Write(place, key, how)
+            }
+            _ => Op::Write(place(), key(), How::Put),
         };
         (op, durability)
     }
@@ -178,15 +239,37 @@ impl Script {
         bytes
     }
 
-    fn parse_value(&self, key: u32, bytes: &[u8]) -> Option<u64> {
-        let n = u64::from_be_bytes(*bytes.first_chunk()?);
-        (self.value(key, n) == bytes).then_some(n)
+    /// What these operations made of a key.
+    pub fn whole(&self, key: u32, history: &[u64]) -> Vec<u8> {
+        let part = |n: &u64| match n & MERGED {
+            0 => self.value(key, *n),
+            _ => n.to_be_bytes().to_vec(),
+        };
+        history.iter().flat_map(part).collect()
     }
+
+    fn parse_whole(&self, key: u32, bytes: &[u8]) -> Option<Vec<u64>> {
+        let n = u64::from_be_bytes(*bytes.first_chunk()?);
+        let (mut history, operands) = match n & MERGED {
+            0 => (vec![n], bytes.strip_prefix(&self.value(key, n)[..])?),
+            _ => (Vec::new(), bytes),
+        };
+        for operand in operands.chunks(8) {
+            history.push(u64::from_be_bytes(operand.try_into().ok()?));
+        }
+        (self.whole(key, &history) == bytes).then_some(history)
+    }
+}
+
+/// A keyspace of the writers.
+pub fn space(db: &Db, name: &str) -> ashlardb::Result<Keyspace> {
+    db.keyspace_with(name, &KeyspaceOptions::new().merge_operator(Append))
 }
 
 /// An open database, as one writer uses it.
 pub struct Hands {
     pub db: Db,
+    pub default: Keyspace,
     pub shared: Keyspace,
     pub own: Option<Keyspace>,
     /// What the database was opened with.
@@ -196,10 +279,11 @@ pub struct Hands {
 impl Hands {
     /// Takes hold of what is there, and creates what all writers need.
     pub fn new(db: &Db, script: &Script, durability: Durability) -> ashlardb::Result<Hands> {
-        let shared = db.keyspace(SHARED)?;
+        let shared = space(db, SHARED)?;
         let name = script.own_name();
-        let own = db.keyspaces().contains(&name).then(|| db.keyspace(&name)).transpose()?;
-        Ok(Hands { db: db.clone(), shared, own, durability })
+        let own = db.keyspaces().contains(&name).then(|| space(db, &name)).transpose()?;
+        let default = db.keyspace(DEFAULT_KEYSPACE)?;
+        Ok(Hands { db: db.clone(), default, shared, own, durability })
     }
 
     /// Does operation `n`.
@@ -211,15 +295,58 @@ impl Hands {
         durability: Durability,
     ) -> ashlardb::Result<()> {
         match op {
-            Op::Put(Place::Default, key) if durability == self.durability => {
+            Op::Write(Place::Default, key, How::Put) if durability == self.durability => {
                 self.db.put(script.key(*key), script.value(*key, n))
             }
-            Op::Delete(Place::Shared, key) if durability == self.durability => {
+            Op::Write(Place::Default, key, How::Merge) if durability == self.durability => {
+                self.db.merge(script.key(*key), script.whole(*key, &[n | MERGED]))
+            }
+            Op::Write(Place::Shared, key, How::Delete) if durability == self.durability => {
                 self.shared.delete(script.key(*key))
             }
-            Op::Put(place, key) => self.write(script, n, &[(*place, *key, true)], durability),
-            Op::Delete(place, key) => self.write(script, n, &[(*place, *key, false)], durability),
+            Op::Write(place, key, how) => {
+                self.write(script, n, &[(*place, *key, *how)], durability)
+            }
             Op::Batch(parts) => self.write(script, n, parts, durability),
+            Op::DeleteRange(place, from, to) => {
+                let mut batch = WriteBatch::new();
+                if let Some(space) = self.space(*place) {
+                    batch.delete_range_in(space, script.key(*from)..script.key(*to));
+                }
+                self.db.write_with(batch, durability)
+            }
+            Op::Transact(parts, exclusive) => {
+                let options =
+                    TransactionOptions::new().durability(durability).exclusive(*exclusive);
+                self.db.transact_with(&options, |tx| {
+                    for (place, key, how) in parts {
+                        let (bytes, value) = (script.key(*key), script.value(*key, n));
+                        let Some(space) = self.space(*place) else { continue };
+                        match how {
+                            How::Put => tx.put_in(space, bytes, value)?,
+                            How::PutForATime | How::PutTooLate => {
+                                tx.put_in_with_ttl(
+                                    space,
+                                    bytes,
+                                    value,
+                                    Duration::from_secs(1 << 40),
+                                )?;
+                            }
+                            How::Merge => {
+                                let operand = script.whole(*key, &[n | MERGED]);
+                                let before = tx.get_in(space, &bytes)?;
+                                tx.merge_in(space, &bytes, &operand)?;
+                                let after = tx.get_in(space, &bytes)?;
+                                let wanted =
+                                    [before.as_deref().unwrap_or_default(), &operand].concat();
+                                assert!(after.as_deref() == Some(&wanted[..]), "its own write");
+                            }
+                            How::Delete => tx.delete_in(space, bytes)?,
+                        }
+                    }
+                    Ok(())
+                })
+            }
             Op::Load(place, first, count, step) => {
                 let puts = (0..*count).map(|i| first + i * step);
                 let puts = puts.map(|key| (script.key(key), script.value(key, n)));
@@ -238,7 +365,7 @@ impl Hands {
                 Ok(())
             }
             Op::Create => {
-                self.own = Some(self.db.keyspace(&script.own_name())?);
+                self.own = Some(space(&self.db, &script.own_name())?);
                 Ok(())
             }
             Op::Flush => self.db.flush(),
@@ -254,24 +381,31 @@ impl Hands {
         }
     }
 
+    fn space(&self, place: Place) -> Option<&Keyspace> {
+        match place {
+            Place::Default => Some(&self.default),
+            Place::Shared => Some(&self.shared),
+            Place::Own => self.own.as_ref(),
+        }
+    }
+
     fn write(
         &self,
         script: &Script,
         n: u64,
-        parts: &[(Place, u32, bool)],
+        parts: &[(Place, u32, How)],
         durability: Durability,
     ) -> ashlardb::Result<()> {
         let mut batch = WriteBatch::new();
-        for (place, key, is_put) in parts {
+        for (place, key, how) in parts {
             let (bytes, value) = (script.key(*key), script.value(*key, n));
-            match (place, &self.own, is_put) {
-                (Place::Default, _, true) => batch.put(bytes, value),
-                (Place::Default, _, false) => batch.delete(bytes),
-                (Place::Shared, _, true) => batch.put_in(&self.shared, bytes, value),
-                (Place::Shared, _, false) => batch.delete_in(&self.shared, bytes),
-                (Place::Own, Some(own), true) => batch.put_in(own, bytes, value),
-                (Place::Own, Some(own), false) => batch.delete_in(own, bytes),
-                (Place::Own, None, _) => continue,
+            let Some(space) = self.space(*place) else { continue };
+            match how {
+                How::Put => batch.put_in(space, bytes, value),
+                How::PutForATime => batch.put_in_until(space, bytes, value, NEVER_MS),
+                How::PutTooLate => batch.put_in_until(space, bytes, value, LONG_AGO_MS),
+                How::Merge => batch.merge_in(space, bytes, script.whole(*key, &[n | MERGED])),
+                How::Delete => batch.delete_in(space, bytes),
             };
         }
         self.db.write_with(batch, durability)
@@ -364,17 +498,16 @@ impl Judge {
         to: u32,
     ) -> Result<(), String> {
         let range = || source.range(script.key(from), script.key(to), IterOptions::default());
-        let wanted: Vec<(u32, u64)> =
-            map.range(from..to.max(from)).map(|(k, n)| (*k, *n)).collect();
-        self.walk(script, range(), wanted.iter(), "a range")?;
-        self.walk(script, range().rev(), wanted.iter().rev(), "a range from its end")
+        let wanted: Vec<_> = map.range(from..to.max(from)).collect();
+        self.walk(script, range(), wanted.iter().copied(), "a range")?;
+        self.walk(script, range().rev(), wanted.into_iter().rev(), "a range from its end")
     }
 
     fn walk<'a>(
         &mut self,
         script: &Script,
         mut found: impl Iterator<Item = ashlardb::Result<(ashlardb::Key, Value)>>,
-        mut wanted: impl Iterator<Item = &'a (u32, u64)>,
+        mut wanted: impl Iterator<Item = (&'a u32, &'a Vec<u64>)>,
         what: &str,
     ) -> Result<(), String> {
         loop {
@@ -388,9 +521,9 @@ impl Judge {
                     });
                 }
                 (Some(Ok((k, v))), Some((key, n))) => {
-                    if k[..] != script.key(*key)[..] || v[..] != script.value(*key, *n)[..] {
+                    if k[..] != script.key(*key)[..] || v[..] != script.whole(*key, n)[..] {
                         return Err(format!(
-                            "{what} gave {} = {}, not key {key} of operation {n}",
+                            "{what} gave {} = {}, not key {key} of operations {n:?}",
                             short(&k),
                             short(&v)
                         ));
@@ -400,7 +533,7 @@ impl Judge {
                     return Err(format!("{what} gave {} behind the end", short(&k)));
                 }
                 (None, Some((key, n))) => {
-                    return Err(format!("{what} ended in front of {key}, which {n} wrote"));
+                    return Err(format!("{what} ended in front of {key}, which {n:?} wrote"));
                 }
             }
         }
@@ -415,7 +548,7 @@ impl Judge {
         let own_name = script.own_name();
         for (name, map) in [(SHARED, Some(&model.shared)), (&own_name, model.own.as_ref())] {
             match (names.iter().any(|other| other == name), map) {
-                (true, Some(map)) => match db.keyspace(name) {
+                (true, Some(map)) => match space(db, name) {
                     Ok(keyspace) => {
                         self.read_all(&keyspace, script, map).map_err(|what| at(name, what))?;
                     }
@@ -444,13 +577,13 @@ fn expect(
     found: Option<&[u8]>,
     what: &str,
 ) -> Result<(), String> {
-    let wanted = map.get(&key).map(|n| script.value(key, *n));
+    let wanted = map.get(&key).map(|history| script.whole(key, history));
     if found == wanted.as_deref() {
         return Ok(());
     }
     let show = |bytes: Option<&[u8]>| {
-        bytes.map_or("nothing".to_owned(), |v| match script.parse_value(key, v) {
-            Some(n) => format!("what operation {n} wrote"),
+        bytes.map_or("nothing".to_owned(), |v| match script.parse_whole(key, v) {
+            Some(history) => format!("what operations {history:?} wrote"),
             None => short(v),
         })
     };
@@ -468,7 +601,7 @@ pub fn load(db: &Db, script: &Script) -> Result<Model, String> {
             let (k, v) = entry.map_err(|error| format!("a range gave {error:?}"))?;
             let wrong = || format!("{} = {} was never written", short(&k), short(&v));
             let key = script.parse_key(&k).ok_or_else(wrong)?;
-            map.insert(key, script.parse_value(key, &v).ok_or_else(wrong)?);
+            map.insert(key, script.parse_whole(key, &v).ok_or_else(wrong)?);
         }
         Ok(map)
     };
@@ -476,7 +609,7 @@ pub fn load(db: &Db, script: &Script) -> Result<Model, String> {
         if !names.iter().any(|other| other == name) {
             return Ok(None);
         }
-        let keyspace = db.keyspace(name).map_err(|error| format!("{name:?} gave {error:?}"))?;
+        let keyspace = space(db, name).map_err(|error| format!("{name:?} gave {error:?}"))?;
         map(&keyspace).map(Some)
     };
     let shared = keyspace(SHARED)?.unwrap_or_default();
@@ -492,7 +625,7 @@ pub fn check_pairs(db: &Db, shared: &Keyspace, scripts: &[Script]) -> Result<(),
             from.get(script.key(PAIR)).map_err(|error| format!("a snapshot gave {error:?}"))
         };
         let (one, two) = (get(&snapshot)?, get(&other)?);
-        let n = |value: &Option<Value>| value.as_ref().and_then(|v| script.parse_value(PAIR, v));
+        let n = |value: &Option<Value>| value.as_ref().and_then(|v| script.parse_whole(PAIR, v));
         if n(&one) != n(&two) {
             return Err(format!(
                 "writer {}: a snapshot sees half of a batch: {:?} and {:?}",
@@ -508,6 +641,7 @@ pub fn check_pairs(db: &Db, shared: &Keyspace, scripts: &[Script]) -> Result<(),
 /// Options by chance, small enough that flushes, compactions and new logs come often.
 pub fn options(dice: &Dice, builder: Builder, keep_everything: bool) -> Builder {
     let mut builder = builder
+        .merge_operator(Append)
         .write_buffer_bytes(dice.pick(&[64 << 10, 64 << 10, 128 << 10, 512 << 10]))
         .write_buffers(2 + dice.below(3) as usize)
         .segment_bytes(dice.pick(&[64 << 10, 128 << 10, 1 << 20]))
