@@ -271,13 +271,14 @@ impl ReadFrom<'_> {
                 Some(moment) => moment.seqno,
                 None => SeqNo(self.inner.visible.load(Ordering::Acquire)),
             };
-            let mut floor = tree.floor(snapshot);
-            if state.has_range_deletes() {
-                floor = floor.max(state.range_delete(tree, wanted.key, snapshot));
-            }
             let mut judge = |seqno: SeqNo, kind: Kind, value: Lent<'_>| {
                 if seqno > snapshot && seqno.0 > self.inner.visible.load(Ordering::Acquire) {
                     return Answer::Unpublished;
+                }
+                // Only now: keys that are nowhere need no floor.
+                let mut floor = tree.floor(snapshot);
+                if state.has_range_deletes() {
+                    floor = floor.max(state.range_delete(tree, wanted.key, snapshot));
                 }
                 if floor.is_some_and(|floor| seqno <= floor) {
                     let same = Arc::ptr_eq(&state, &self.inner.state.load());

@@ -17,10 +17,12 @@ struct Found {
     page: u32,
 }
 
-/// Where a key may be: pairs of segment and page, newest segment first.
-pub(crate) struct Candidates<S> {
-    /// None before the first candidate.
-    extents: Option<Loaded<Extents<S>>>,
+/// Where a key may be: pairs of segment and page, newest segment first. Nothing for most keys that are
+/// nowhere, so that these pay for nothing else.
+pub(crate) struct Candidates<S>(Option<Several<S>>);
+
+struct Several<S> {
+    extents: Loaded<Extents<S>>,
     first: Option<Found>,
     second: Option<Found>,
     /// The others, newest last once settled.
@@ -29,39 +31,44 @@ pub(crate) struct Candidates<S> {
 
 impl<S: MapSegment> Candidates<S> {
     pub(super) fn new() -> Self {
-        Candidates { extents: None, first: None, second: None, rest: Vec::new() }
+        Candidates(None)
     }
 
     /// The table that all candidates are resolved with; loaded for the first.
     #[inline]
     pub(super) fn extents(&mut self, load: impl FnOnce() -> Loaded<Extents<S>>) -> &Extents<S> {
-        self.extents.get_or_insert_with(load)
+        let begin = || Several { extents: load(), first: None, second: None, rest: Vec::new() };
+        &self.0.get_or_insert_with(begin).extents
     }
 
-    /// Takes a candidate in. [`settle`](Self::settle) comes behind the last.
+    /// Takes a candidate in, of the table that was loaded. [`settle`](Self::settle) comes behind the last.
     pub(super) fn push(&mut self, slot: u32, rank: u64, page: u32) {
+        let Some(several) = &mut self.0 else { return };
         let found = Found { rank, slot, page };
-        if self.first == Some(found) || self.second == Some(found) {
+        if several.first == Some(found) || several.second == Some(found) {
             return;
         }
-        let Some(found) = displace(&mut self.first, found) else { return };
-        let Some(found) = displace(&mut self.second, found) else { return };
-        self.rest.push(found);
+        let Some(found) = displace(&mut several.first, found) else { return };
+        let Some(found) = displace(&mut several.second, found) else { return };
+        several.rest.push(found);
     }
 
     /// Puts all in order. At once, since a key that every run of many holds has as many places.
     pub(super) fn settle(&mut self) {
-        if self.rest.len() > 1 {
-            self.rest.sort_unstable_by_key(|f| (Reverse(f.rank), f.slot, f.page));
-            self.rest.dedup();
+        if let Some(Several { rest, .. }) = &mut self.0
+            && rest.len() > 1
+        {
+            rest.sort_unstable_by_key(|f| (Reverse(f.rank), f.slot, f.page));
+            rest.dedup();
         }
     }
 
     /// The next candidate, where it stands.
     #[inline]
     pub(crate) fn next_place(&mut self) -> Option<(&Arc<S>, u32)> {
-        let found = self.first.take().or_else(|| self.second.take()).or_else(|| self.rest.pop())?;
-        Some((&self.extents.as_ref()?.slot(found.slot)?.segment, found.page))
+        let Several { extents, first, second, rest } = self.0.as_mut()?;
+        let found = first.take().or_else(|| second.take()).or_else(|| rest.pop())?;
+        Some((&extents.slot(found.slot)?.segment, found.page))
     }
 }
 
