@@ -81,7 +81,8 @@ impl Runner {
             return Err(self.wrong("a copy that follows the feed", &found));
         }
         let at = self.db().snapshot().seqno();
-        self.follower = Some(Follower { state: State::clone(now), at, spaces: BTreeMap::new() });
+        let spaces = self.handles.iter().map(|(space, handle)| (handle.id().0, *space)).collect();
+        self.follower = Some(Follower { state: State::clone(now), at, spaces });
         Ok(())
     }
 }
@@ -117,12 +118,9 @@ impl Follower {
             Change::Keyspaces(live) => {
                 let named = live.iter().map(|k| Ok((k.id.0, space_of(&k.name)?)));
                 let spaces: BTreeMap<u32, u8> = named.collect::<Result<_, Trouble>>()?;
-                // The first list only says what there is.
                 let before = std::mem::replace(&mut self.spaces, spaces);
-                if !before.is_empty() {
-                    let gone = before.iter().filter(|(id, _)| !self.spaces.contains_key(id));
-                    gone.for_each(|(_, space)| drop(self.state.remove(space)));
-                }
+                let gone = before.iter().filter(|(id, _)| !self.spaces.contains_key(id));
+                gone.for_each(|(_, space)| drop(self.state.remove(space)));
                 for space in self.spaces.values() {
                     self.state.entry(*space).or_default();
                 }

@@ -620,7 +620,7 @@ pub struct Runner {
     pub config: Config,
     pub history: Arc<Mutex<History>>,
     pub db: Option<Db>,
-    handles: BTreeMap<u8, Keyspace>,
+    pub handles: BTreeMap<u8, Keyspace>,
     snapshot: Option<(Snapshot, Arc<State>)>,
     /// How many copies were begun.
     pub copies: u64,
