@@ -355,13 +355,22 @@ fn every_kind_is_in_a_golden_file() {
     let files = files_under(&golden_dir());
     let (mut changes, mut operations) = (BTreeSet::new(), BTreeSet::new());
     let (mut entries, mut properties) = (BTreeSet::new(), BTreeSet::new());
+    let (mut records, mut notes) = (BTreeSet::new(), BTreeSet::new());
     let (mut operators, mut has_ttl) = (BTreeSet::new(), false);
+    let (mut separates, mut lists_values) = (false, false);
     for store in databases(&files).values() {
         let manifest = database::read_manifest(&store["MANIFEST"]);
         changes.extend(manifest.edits.iter().flat_map(|(_, _, kinds)| kinds.clone()));
         for keyspace in manifest.keyspaces.values() {
             operators.extend(keyspace.merge_operator.clone());
             has_ttl |= keyspace.default_ttl.is_some();
+            separates |= keyspace.separate_above.is_some();
+        }
+        // Those that are kept for feeds, too.
+        for bytes in store.iter().filter(|(name, _)| name.ends_with(".wal")).map(|(_, b)| b) {
+            let log = database::read_log(bytes, database::log_salt(&store["MANIFEST"]));
+            records.extend(log.records.iter().map(|record| record.kind));
+            notes.extend(log.records.iter().filter_map(|record| record.note));
         }
         for log in database::chain(store, manifest.log_floor) {
             let batches = log.records.into_iter().flat_map(|record| record.batches);
@@ -372,6 +381,7 @@ fn every_kind_is_in_a_golden_file() {
             let all = segment.entries.iter();
             entries.extend(all.map(|entry| (entry.kind, entry.expiry.is_some())));
             properties.extend(segment.description.properties.into_keys());
+            lists_values |= !segment.value_segments.is_empty();
         }
     }
     assert!(changes.is_superset(&(1..=12).collect()), "{changes:?}");
@@ -380,7 +390,11 @@ fn every_kind_is_in_a_golden_file() {
     assert_eq!(entries, in_blocks.iter().copied().chain(away).collect());
     assert_eq!(operations, in_blocks.into_iter().chain([(4, false)]).collect());
     assert!(properties.is_superset(&(0x8010..=0x8013).chain([16]).collect()), "{properties:x?}");
+    assert!(lists_values, "property 0x8014");
     assert_eq!((operators.len(), has_ttl), (4, true), "{operators:?}");
+    assert!(separates, "option 0x83");
+    assert!(records.is_superset(&BTreeSet::from([1, 2, 3, 0x81, 0x82])), "{records:x?}");
+    assert_eq!(notes, (0..=3).collect());
 }
 
 /// The number behind the first "byte " of a message.

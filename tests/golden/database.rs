@@ -34,6 +34,8 @@ pub struct Record {
     pub batches: Vec<Vec<Op>>,
     /// The edit of the manifest that it says is durable.
     pub edit: u64,
+    /// What it says of keyspaces, if it does: from "all" to "loaded".
+    pub note: Option<u8>,
 }
 
 #[derive(Clone, Debug)]
@@ -110,7 +112,7 @@ fn read_record(file: &[u8], salt: u64, offset: usize) -> Option<(Record, usize)>
     let durable = (back != u64::from(u32::MAX))
         .then(|| offset.checked_sub(back as usize).expect("not before the file"));
     let mut batches = Vec::new();
-    let mut edit = 0;
+    let (mut edit, mut note) = (0, None);
     if kind == 1 {
         let mut input = Input::new(&file[offset + 26..end]);
         while !input.is_empty() {
@@ -122,22 +124,22 @@ fn read_record(file: &[u8], salt: u64, offset: usize) -> Option<(Record, usize)>
     } else if kind == 0x81 && length == 8 {
         edit = u64_at(file, offset + 26);
     } else if kind == 0x82 {
-        check_note(&mut Input::new(&file[offset + 26..end]));
+        note = Some(read_note(&mut Input::new(&file[offset + 26..end])));
     } else {
         assert!(kind & 0x80 != 0 || (matches!(kind, 2 | 3) && length == 0));
     }
-    Some((Record { offset, end, kind, seqno, durable, batches, edit }, end))
+    Some((Record { offset, end, kind, seqno, durable, batches, edit, note }, end))
 }
 
-/// What a record says about keyspaces.
-fn check_note(input: &mut Input<'_>) {
-    let what = input.int(1);
+/// What a record says about keyspaces: its kind.
+fn read_note(input: &mut Input<'_>) -> u8 {
+    let what = input.int(1) as u8;
     assert!(what <= 3);
     if what == 3 {
         let (_id, number) = (input.varint(), input.varint());
         let (first, last) = (input.bytes().to_vec(), input.bytes().to_vec());
         assert!(number > 0 && first <= last && input.is_empty());
-        return;
+        return what;
     }
     let mut before = None;
     while !input.is_empty() {
@@ -152,6 +154,7 @@ fn check_note(input: &mut Input<'_>) {
         assert!(what == 0 || input.is_empty(), "nothing to spare");
     }
     assert!(before.is_some());
+    what
 }
 
 fn read_op(input: &mut Input<'_>) -> Op {
@@ -190,6 +193,7 @@ pub struct Keyspace {
     pub merge_operator: Option<String>,
     /// In milliseconds.
     pub default_ttl: Option<u64>,
+    pub separate_above: Option<u64>,
     pub range_tombstones: RangeTombstones,
 }
 
@@ -302,6 +306,7 @@ impl Manifest {
                 10 => {
                     let keyspace = self.keyspace(&mut body);
                     (keyspace.merge_operator, keyspace.default_ttl) = (None, None);
+                    keyspace.separate_above = None;
                     let mut last = 0;
                     while !body.is_empty() {
                         let (id, value) = (body.int(1) as u8, body.bytes());
@@ -318,7 +323,10 @@ impl Manifest {
                                 keyspace.default_ttl = Some(u64_at(value, 0));
                                 assert_ne!(keyspace.default_ttl, Some(0));
                             }
-                            0x83 => assert_eq!(value.len(), 8),
+                            0x83 => {
+                                assert_eq!(value.len(), 8);
+                                keyspace.separate_above = Some(u64_at(value, 0));
+                            }
                             _ => assert!(id & 0x80 != 0, "unknown option"),
                         }
                     }
@@ -572,7 +580,7 @@ fn value_of(
     Some(merged(keyspace.merge_operator.as_deref().expect("an operator"), base, operands))
 }
 
-/// The ready-made operators, as the documentation of the library describes them.
+/// The ready-made operators, from section 5.
 fn merged(operator: &str, base: Option<Vec<u8>>, operands: Vec<Vec<u8>>) -> Vec<u8> {
     let all = || base.iter().chain(&operands);
     match operator {
