@@ -52,7 +52,8 @@ impl Source {
         })
     }
 
-    /// Copies the entries and checks all of the file. `watch` hears now and then how many are done.
+    /// Copies the entries and checks all of the file. `watch` hears now and then how much is done: each
+    /// entry counts when it is copied and when it is checked.
     fn copy(&self, env: &Env, run: &mut NewRun, watch: &dyn Fn(u64)) -> Result<()> {
         let reader = SegmentReader::open_in(env, &self.path)?;
         let damaged = |offset, what: &str| Err(Error::corruption(&self.path, offset, what));
@@ -60,6 +61,7 @@ impl Source {
             return damaged(0, "it was replaced while it was looked at");
         }
         let mut scan = reader.scan()?;
+        let before = run.entries();
         while let Some((key, value, entry)) = scan.entry() {
             if !matches!(entry.kind, Kind::Put | Kind::PutUntil) {
                 return damaged(0, "its properties do not say what it holds");
@@ -70,11 +72,21 @@ impl Source {
                 put => put?,
             }
             if run.entries().is_multiple_of(WATCH_EVERY) {
-                watch(run.entries());
+                watch(before + run.entries());
             }
             scan.next()?;
         }
-        match reader.verify_readable()?.damage.first() {
+        let entries = run.entries() - before;
+        let mut told = 0;
+        let mut progress = |done: u64, all: u64| {
+            let checked = u128::from(entries) * u128::from(done) / u128::from(all.max(1));
+            let checked = (checked as u64).min(entries);
+            if checked - told >= WATCH_EVERY {
+                told = checked;
+                watch(before + run.entries() + checked);
+            }
+        };
+        match reader.verify_readable(&mut progress)?.damage.first() {
             Some(damage) => damaged(damage.offset, &damage.what),
             None => Ok(()),
         }
@@ -124,13 +136,14 @@ impl Keyspace {
         let _after = inner.events.after();
         // What files say of themselves may be anything.
         let total = sources.iter().map(|source| source.entries).fold(0, u64::saturating_add);
-        let report = |done| inner.report(Task::Ingest, done, total);
+        let total = total.saturating_mul(2);
+        let report = |done: u64| inner.report(Task::Ingest, done.min(total), total);
         report(0);
         for source in &sources {
             source.copy(env, &mut run, &report)?;
         }
         let entries = run.finish()?;
-        report(entries);
+        report(2 * entries);
         Ok(entries)
     }
 }

@@ -648,20 +648,13 @@ impl Db {
         let inner = self.inner();
         let _after = inner.events.after();
         let mut most = 0;
-        let mut report = || {
-            if inner.options.progress.is_some() {
-                let (shards, resident) = (crate::keymap::SHARDS, inner.keymap.stats().resident);
-                most = u64::from(resident).max(most);
-                inner.report(Task::KeyMap, most, shards as u64);
-            }
-        };
         while inner.fill_map() {
-            report();
+            inner.report_key_map(&mut most);
             if inner.closed.load(Ordering::Acquire) {
                 return Err(Error::Closed);
             }
         }
-        report();
+        inner.report_key_map(&mut most);
         Ok(())
     }
 

@@ -32,11 +32,11 @@ pub enum Task {
     /// [`compact_range`](crate::Keyspace::compact_range). Counted in bytes of segments that are read,
     /// each as often as it is; the total grows when there turns out to be more to do.
     Compaction,
-    /// [`ingest`](crate::Keyspace::ingest). Counted in entries of the files; each is done when it was
-    /// copied and its file was checked.
+    /// [`ingest`](crate::Keyspace::ingest). Counted in entries of the files, each twice: when it is copied,
+    /// and when it is read again to check its file.
     Ingest,
-    /// [`Db::fill_key_map`](crate::Db::fill_key_map). Counted in parts of the map, of which some stay
-    /// undone if it has no room for all.
+    /// [`Db::fill_key_map`](crate::Db::fill_key_map), and that of a [`ReadOnlyDb`](crate::ReadOnlyDb).
+    /// Counted in parts of the map, of which some stay undone if it has no room for all.
     KeyMap,
 }
 
@@ -190,6 +190,14 @@ impl Inner {
     pub(super) fn report(&self, task: Task, done: u64, total: u64) {
         if let Some(callback) = &self.options.progress {
             self.events.call("a progress callback", || callback.0(Progress { task, done, total }));
+        }
+    }
+
+    /// Tells how much of the key map is in memory. `most` was told before; some may have gone since.
+    pub(super) fn report_key_map(&self, most: &mut u64) {
+        if self.options.progress.is_some() {
+            *most = u64::from(self.keymap.stats().resident).max(*most);
+            self.report(Task::KeyMap, *most, crate::keymap::SHARDS as u64);
         }
     }
 

@@ -353,7 +353,7 @@ impl Builder {
     }
 
     /// Who hears how far something is that takes long and that a caller waits for: `open`, `flush`,
-    /// `compact_range` and `fill_key_map`. `verify` and `repair_into` take a callback of their own.
+    /// `compact_range`, `ingest` and `fill_key_map`. `verify` and `repair_into` take a callback of their own.
     /// Default nobody.
     ///
     /// It is called on the thread that waits: at the beginning, now and then, and at the end, if that

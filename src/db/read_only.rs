@@ -155,7 +155,12 @@ impl ReadOnlyDb {
     /// Brings the key map into memory and waits for it. See [`Db::fill_key_map`](crate::Db::fill_key_map).
     /// Where a hash run cannot be read, its keys are looked for without the map.
     pub fn fill_key_map(&self) {
-        while self.inner().fill_map() {}
+        let inner = self.inner();
+        let mut most = 0;
+        while inner.fill_map() {
+            inner.report_key_map(&mut most);
+        }
+        inner.report_key_map(&mut most);
     }
 
     /// Sizes, shapes and counts. What is counted about writing is zero. Costs a walk over the list of

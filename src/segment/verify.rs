@@ -78,8 +78,11 @@ impl SegmentReader {
     ///
     /// # Errors
     /// As [`verify`](Self::verify), and [`Error::Io`].
-    pub(crate) fn verify_readable(&self) -> Result<VerifyReport> {
-        self.verify_all(&mut |_, _| {}, Unreadable::Failure)
+    pub(crate) fn verify_readable(
+        &self,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<VerifyReport> {
+        self.verify_all(progress, Unreadable::Failure)
     }
 
     fn verify_all(

@@ -155,8 +155,8 @@ pub struct Import {
 
 /// Write the rows of a database to a file, in the order of their keys.
 ///
-/// What is written is one consistent view, and `ashlar import` reads it back. When a row expires is not
-/// written: imported again, it stays.
+/// What is written is one consistent view, and `ashlar import` reads it back, with when each row expires,
+/// unless --drop-expiry. CSV cannot carry that, so a row that expires ends an export to CSV.
 #[derive(Debug, clap::Args)]
 #[command(after_help = FORMATS)]
 pub struct Export {
@@ -271,10 +271,11 @@ pub struct Scan {
 /// Print the changes that were committed after a sequence number, in the order in which they were, also while
 /// another process writes.
 ///
-/// A line each: the sequence number, what was done (put, merge, delete, delete-range, clear, or keyspaces for
-/// which there are from there on), the keyspace, and key and value, or the bounds of the range, written as
-/// in `export --format tsv`; then, of what expires, when, in milliseconds since 1970. Lines of one batch have
-/// its last number. They come from the logs, so only for databases that are opened with
+/// A line each: the sequence number, what was done (put, merge, delete, delete-range, clear, loaded for what
+/// came in past the log, or keyspaces for which there are from there on), the keyspace, and key and value, or the
+/// bounds of the range, or the first and last key of what was loaded, written as in `export --format tsv`; then, of
+/// what expires, when, in milliseconds since 1970. A line that says only unknown: perhaps a keyspace was cleared
+/// or loaded into there, perhaps nothing happened. Lines of one batch have its last number. They come from the logs, so only for databases that are opened with
 /// `keep_log_bytes`. To go on later, give the number of the last line to --since.
 #[derive(Debug, clap::Args)]
 pub struct Changes {

@@ -23,12 +23,15 @@ pub fn backup(args: &Backup, json: bool) -> Result<(), Failure> {
     let db = open::existing(&args.db)?;
     let progress = Progress::bytes(Some(0));
     let report = db.backup(&args.dir, &mut |done, total| progress.set(done, total))?;
-    drop(progress);
     db.close()?;
     let removed = match args.keep {
-        Some(keep) => Backups::open(&args.dir)?.prune(keep as usize)?,
+        Some(keep) => {
+            progress.message("removing older backups".to_owned());
+            Backups::open(&args.dir)?.prune(keep as usize)?
+        }
         None => Vec::new(),
     };
+    drop(progress);
     let mut document = info_json(&report.backup);
     document.insert("new_segments".into(), report.new_segments.into());
     document.insert("new_bytes".into(), report.new_bytes.into());

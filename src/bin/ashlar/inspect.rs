@@ -14,9 +14,11 @@ pub fn stats(args: &args::Stats, json: bool) -> Result<(), Failure> {
     let db = open::to_read(&args.db)?;
     // It fills in the background; what is shown should not depend on how far that is.
     db.fill_key_map();
-    let stats = db.stats();
+    let (stats, segments) = (db.stats(), db.segments());
+    // With its bar, if the map had no room for all.
+    drop(db);
     if let Some(path) = &args.plot {
-        let drawing = plot::svg(&db.segments());
+        let drawing = plot::svg(&segments);
         std::fs::write(path, drawing).map_err(|e| Failure::file("write", path, &e))?;
     }
     answer(json, &stats_json(&stats), stats.to_string().trim_end())
