@@ -425,8 +425,9 @@ pub(crate) fn caught<T>(call: impl FnOnce() -> T) -> std::result::Result<T, Stri
 }
 
 fn failed(operator: &dyn MergeOperator, reason: String) -> Error {
-    // Its name was read when the keyspace was opened; an operator that now panics on that is on its own.
-    Error::MergeFailed { operator: operator.name().to_owned(), reason }
+    let name = caught(|| operator.name().to_owned());
+    let operator = name.unwrap_or_else(|why| format!("(asked for its name, {why})"));
+    Error::MergeFailed { operator, reason }
 }
 
 fn within(

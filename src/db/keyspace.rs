@@ -153,7 +153,7 @@ impl Keyspace {
     /// Removes every key of a range, at once, whatever their number. A reversed range is empty. Snapshots
     /// taken before still see the keys. Costs as for [`put`](Self::put). Until compactions have removed what it hides, the range takes
     /// memory, and every read of the keyspace costs a search among such ranges; segments that lie
-    /// within it go without being read.
+    /// within it go without their blocks being read.
     ///
     /// # Errors
     ///

@@ -7,7 +7,7 @@ use super::batch::ttl_ms;
 use super::keyspace_core::KeyspaceCore;
 use crate::error::{Error, Result};
 use crate::filter::CompactionFilter;
-use crate::merge::{MergeOperator, ready_made};
+use crate::merge::{MergeOperator, caught, ready_made};
 use crate::sync::Arc;
 use crate::types::MAX_VALUE_LEN;
 use crate::version::KeyspaceSettings;
@@ -102,17 +102,19 @@ impl KeyspaceOptions {
             |reason: String| Error::MergeOperator { keyspace: keyspace.to_owned(), reason };
         let mut settings = now;
         if let Some(operator) = &self.merge_operator {
-            let name = operator.name();
+            let name = caught(|| operator.name().to_owned()).map_err(|why| {
+                refuse(format!("the one given was asked for its name, and {why}"))
+            })?;
             if name.is_empty() || name.len() > MAX_OPERATOR_NAME {
                 return Err(refuse("the name of a merge operator has 1 to 255 bytes".to_owned()));
             }
             match &settings.merge_operator {
-                Some(other) if other != name => {
+                Some(other) if *other != name => {
                     return Err(refuse(format!(
                         "its merge operator is {other:?}, and {name:?} was given"
                     )));
                 }
-                _ => settings.merge_operator = Some(name.to_owned()),
+                _ => settings.merge_operator = Some(name),
             }
         }
         match self.default_ttl {

@@ -254,6 +254,72 @@ fn an_operator_that_panics_fails_the_read_and_harms_nothing() {
     assert!(db.verify(&mut |_, _| {}).unwrap().is_sound());
 }
 
+/// Panics wherever it is told to.
+#[derive(Default)]
+struct Touchy {
+    at_name: AtomicBool,
+    at_check: AtomicBool,
+}
+
+impl MergeOperator for Touchy {
+    fn name(&self) -> &'static str {
+        assert!(!self.at_name.load(Ordering::Relaxed), "do not ask");
+        "touchy"
+    }
+
+    fn merge(
+        &self,
+        _: &[u8],
+        existing: Option<&[u8]>,
+        operands: &[&[u8]],
+    ) -> Result<Option<Vec<u8>>, crate::merge::MergeError> {
+        Ok(Some([existing.unwrap_or_default(), &operands.concat()].concat()))
+    }
+
+    fn check(&self, _: &[u8], _: &[u8]) -> Result<(), crate::merge::MergeError> {
+        assert!(!self.at_check.load(Ordering::Relaxed), "do not touch");
+        Ok(())
+    }
+}
+
+#[test]
+fn an_operator_that_panics_at_a_write_fails_the_write_and_harms_nothing() {
+    let env = Env::in_memory(1);
+    let operator = Arc::new(Touchy::default());
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let db = manual(&env).merge_operator(Arc::clone(&operator)).open().unwrap();
+    db.merge("k", "a").unwrap();
+    operator.at_check.store(true, Ordering::Relaxed);
+    for at_name in [false, true] {
+        operator.at_name.store(at_name, Ordering::Relaxed);
+        let mut batch = WriteBatch::new();
+        batch.put("l", "x").merge("k", "b");
+        let tx = db.begin();
+        for refused in [db.merge("k", "b"), db.write(batch), tx.merge("k", "b")] {
+            let error = refused.unwrap_err();
+            let text = error.to_string();
+            assert!(matches!(error, Error::MergeFailed { .. }), "{text}");
+            assert!(text.contains("do not touch") && text.contains("do not ask") == at_name);
+        }
+        tx.put("other", "1").unwrap();
+        tx.commit().unwrap();
+    }
+    assert!(matches!(
+        db.keyspace_with("new", &KeyspaceOptions::new().merge_operator(Arc::clone(&operator))),
+        Err(Error::MergeOperator { .. })
+    ));
+    operator.at_check.store(false, Ordering::Relaxed);
+    operator.at_name.store(false, Ordering::Relaxed);
+    std::panic::set_hook(hook);
+    db.merge("k", "c").unwrap();
+    let all = [(b"k".to_vec(), b"ac".to_vec()), (b"other".to_vec(), b"1".to_vec())];
+    assert_eq!(range(&db), all, "nothing was written of what was refused");
+    drop(db);
+    let db = manual(&env).merge_operator(operator).open().unwrap();
+    assert_eq!((range(&db), db.keyspaces()), (all.to_vec(), vec!["default".to_owned()]));
+}
+
 #[test]
 fn an_operator_may_remove() {
     let env = Env::in_memory(1);

@@ -236,6 +236,41 @@ fn damage_is_met_by_ranges_that_ask_for_its_keys_and_by_no_others() {
     }
 }
 
+#[test]
+fn a_bulk_get_that_meets_damage_fails_whole_and_spoils_no_other() {
+    for cache_bytes in [0, 8 << 20] {
+        let env = Env::in_memory(2);
+        let (path, blocks) = one_segment(&env, Compression::None);
+        let bad = blocks.len() / 2;
+        let file = env.vfs.open(&path, OpenMode::ReadWrite).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, blocks[bad].offset + 200).unwrap();
+        file.write_all_at(&[byte[0] ^ 8], blocks[bad].offset + 200).unwrap();
+        let db = open(&env, cache_bytes, Compression::None);
+        let is_lost = |n: u32| {
+            (&blocks[bad].first_key[..]..=&blocks[bad].last_key[..]).contains(&&key(2 * n)[..])
+        };
+        let (lost, sound): (Vec<u32>, Vec<u32>) = (0..3000).partition(|n| is_lost(*n));
+        assert!(!lost.is_empty() && sound.len() > 2000);
+        let all = |numbers: &[u32]| numbers.iter().map(|n| key(2 * n)).collect::<Vec<_>>();
+        // Without the map, and with it.
+        for _ in 0..2 {
+            for lost in [lost[0], lost[lost.len() / 2], lost[lost.len() - 1]] {
+                for around in [&sound[..5], &sound[sound.len() - 40..], &[]] {
+                    let mut keys = all(around);
+                    keys.insert(around.len() / 2, key(2 * lost));
+                    let error = db.multi_get(&keys).unwrap_err();
+                    assert!(matches!(&error, Error::Corruption { file, .. } if *file == path));
+                    let found = db.multi_get(&all(around)).unwrap();
+                    assert!(found.len() == around.len() && found.iter().all(Option::is_some));
+                }
+            }
+            assert!(db.multi_get(&all(&sound)).unwrap().iter().all(Option::is_some));
+            db.fill_key_map().unwrap();
+        }
+    }
+}
+
 fn check_around(db: &Db, blocks: &[BlockInfo], bad: usize) {
     let entries = |blocks: &[BlockInfo]| blocks.iter().map(|b| b.entries as usize).sum::<usize>();
     let (before, behind) = (entries(&blocks[..bad]), entries(&blocks[bad + 1..]));

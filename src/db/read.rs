@@ -312,7 +312,8 @@ macro_rules! forward_reads {
         ///
         /// # Errors
         ///
-        /// As for [`get`](Self::get).
+        /// As for [`get`](Self::get). If one key cannot be read, its error is the answer of the whole
+        /// call; without that key, the others can be had as ever.
         pub fn multi_get<K: AsRef<[u8]>>(
             &self,
             keys: &[K],

@@ -1,10 +1,11 @@
 //! What is hidden from every reader goes: by clears, by deletes of ranges, and what has expired.
 //!
-//! Segments that lie wholly within what is hidden are removed without being read. What lies there only in
-//! part is left to compactions; when nothing is, the clear or the range tombstone is forgotten. Of a
-//! segment it is known up to which number range deletes were minded when it was written: the property
-//! `deletes_applied`. So a tombstone ends when every segment that meets its range is either newer than it or
-//! was written in its knowledge; when there is time, those that are neither are written anew.
+//! Segments that lie wholly within what is hidden are removed without being read, but for the hash runs of
+//! those that are in the key map. What lies there only in part is left to compactions; when nothing is, the
+//! clear or the range tombstone is forgotten. Of a segment it is known up to which number range deletes were
+//! minded when it was written: the property `deletes_applied`. So a tombstone ends when every segment that
+//! meets its range is either newer than it or was written in its knowledge; when there is time, those that are
+//! neither are written anew.
 //!
 //! What nobody sees is looked for without a lock, in a version. If there is nothing, it is not looked for
 //! again before the version is another, a snapshot has gone, or something has expired since: [`LastLook`].

@@ -1,7 +1,7 @@
 //! When it is looked for what nobody sees any more, and what goes then.
 
 use crate::compaction::Job;
-use crate::vfs::{Env, ManualClock};
+use crate::vfs::{Env, ManualClock, SimVfs};
 use crate::{Background, Compression, Db};
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,19 +69,22 @@ fn what_was_looked_for_in_vain_is_not_looked_for_again() {
 }
 
 #[test]
-fn what_expires_is_looked_for_when_it_has() {
+fn what_expires_is_looked_for_when_it_has_and_goes_without_being_read() {
     let (env, clock) = on_a_clock(1);
-    let db = open(&env);
+    let vfs = SimVfs::new(1);
+    let db = open(&Env { vfs: Arc::new(vfs.clone()), ..env });
     for (key, seconds) in [("a", 10), ("b", 30)] {
         db.put_with_ttl(key, "1", Duration::from_secs(seconds)).unwrap();
         db.flush().unwrap();
     }
     assert!(!drops(&db));
+    let reads = vfs.calls() - vfs.changes();
     for (step, (left, count)) in [(2, 1), (1, 3), (1, 3), (0, 5)].into_iter().enumerate() {
         while drops(&db) {}
         assert_eq!((segments(&db), looks(&db)), (left, count), "{step}");
         clock.advance(Duration::from_secs(11));
     }
+    assert_eq!(vfs.calls() - vfs.changes(), reads, "nothing was read for that");
 }
 
 #[test]

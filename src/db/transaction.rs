@@ -390,6 +390,16 @@ impl Transaction {
 
     /// Commits with the database's durability. See [`commit_with`](Self::commit_with).
     ///
+    /// Whatever comes of it, the transaction is used up: reading or writing with it afterwards does not
+    /// compile.
+    ///
+    /// ```compile_fail,E0382
+    /// fn commit_and_go_on(tx: ashlardb::Transaction) -> ashlardb::Result<()> {
+    ///     tx.commit()?;
+    ///     tx.put("apple", "red")
+    /// }
+    /// ```
+    ///
     /// # Errors
     ///
     /// As for [`commit_with`](Self::commit_with).

@@ -12,6 +12,52 @@ fn here(cursor: &SegmentCursor) -> Version {
 }
 
 #[test]
+fn a_turn_at_the_edge_of_a_block_passes_over_nothing() {
+    let mut edges = 0;
+    for compression in codecs() {
+        for versions in [mixed(&mut Random(5), 1500), plain(1500)] {
+            let (env, _) = write(options(compression), &versions);
+            let reader = open(&env);
+            let mut ends = Vec::new();
+            for block in reader.blocks() {
+                ends.push(ends.last().copied().unwrap_or(0) + block.unwrap().entries as usize);
+            }
+            assert_eq!(ends.pop(), Some(versions.len()));
+            edges += ends.len();
+            let mut cursor = reader.cursor(CursorOptions::default());
+            for end in ends {
+                // Over the edge and back so many entries, beginning on either side, both ways.
+                for far in 1..4 {
+                    let (low, high) =
+                        (end.saturating_sub(far), (end + far).min(versions.len() - 1));
+                    for from_below in [true, false] {
+                        let mut at = if from_below { low } else { high };
+                        cursor.seek(Seek::AtOrAfter(&versions[at].0)).unwrap();
+                        let first = versions.partition_point(|v| v.0 < versions[at].0);
+                        (first..at).for_each(|_| cursor.next().unwrap());
+                        let legs = if from_below { [high, low, high] } else { [low, high, low] };
+                        for leg in legs {
+                            while at != leg {
+                                assert_eq!(here(&cursor), versions[at]);
+                                let forward = at < leg;
+                                at = if forward { at + 1 } else { at - 1 };
+                                if forward {
+                                    cursor.next().unwrap();
+                                } else {
+                                    cursor.prev().unwrap();
+                                }
+                            }
+                        }
+                        assert_eq!(here(&cursor), versions[at]);
+                    }
+                }
+            }
+        }
+    }
+    assert!(edges > 20, "{edges}");
+}
+
+#[test]
 fn a_stride_leads_to_the_next_key_and_can_be_taken_back() {
     for compression in codecs() {
         for versions in [mixed(&mut Random(3), 700), plain(700)] {
