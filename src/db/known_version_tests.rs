@@ -50,7 +50,7 @@ fn map(range: crate::RangeIter) -> Map {
 fn there(db: &Db) -> Map {
     let found = map(db.get_range::<&[u8]>(..));
     for (key, value) in &found {
-        assert!(db.get(key).unwrap().unwrap() == &value[..], "{key}");
+        assert!(db.get(key).unwrap().unwrap() == value[..], "{key}");
     }
     found
 }
@@ -58,7 +58,7 @@ fn there(db: &Db) -> Map {
 fn seen(snapshot: &Snapshot) -> Map {
     let found = map(snapshot.get_range::<&[u8]>(..));
     for (key, value) in &found {
-        assert!(snapshot.get(key).unwrap().unwrap() == &value[..], "{key}");
+        assert!(snapshot.get(key).unwrap().unwrap() == value[..], "{key}");
     }
     found
 }
@@ -349,10 +349,10 @@ fn no_file_goes_under_an_iterator() {
             db.wait_idle().unwrap();
         }
         for (n, entry) in (1..600).zip(forth.by_ref()) {
-            assert!(entry.unwrap().1 == &value(n, 1)[..], "{n}");
+            assert!(entry.unwrap().1 == value(n, 1)[..], "{n}");
         }
         for (n, entry) in (0..599).rev().zip(back.by_ref()) {
-            assert!(entry.unwrap().1 == &value(n, 1)[..], "{n}");
+            assert!(entry.unwrap().1 == value(n, 1)[..], "{n}");
         }
         assert!(forth.next().is_none() && back.next().is_none());
         // Only once nobody reads them do they go; and what was lent from them stays.
