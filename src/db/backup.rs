@@ -609,11 +609,11 @@ fn look(env: &Env, path: &Path, piece: &Piece, progress: &mut dyn FnMut(u64)) ->
         let reader = ValueReader::open_in(env, path)?;
         let ValueIdentity { file_len, checksum } = reader.identity();
         check((file_len, checksum) == wanted)?;
-        reader.verify(progress)?.damage
+        reader.verify_readable(progress)?.damage
     } else {
         let reader = SegmentReader::open_in(env, path)?;
         check((reader.file_len(), reader.footer_checksum()) == wanted)?;
-        reader.verify_with(&mut |done, _| progress(done))?.damage
+        reader.verify_readable(&mut |done, _| progress(done))?.damage
     };
     match damage.into_iter().next() {
         Some(damage) => Err(Error::corruption(path, damage.offset, damage.what)),

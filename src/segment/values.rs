@@ -19,6 +19,7 @@
 use super::block::raw_limit;
 use super::metadata::{file_len, read_at};
 use super::reader::open_file;
+use super::verify::Unreadable;
 use super::{Damage, FileSource};
 use crate::checksum::{checksum, mend_one_bit, uuid_salt};
 use crate::coding::{Reader, put_u32, put_u64};
@@ -380,8 +381,22 @@ impl ValueReader {
         header.value(record).map_err(malformed)
     }
 
-    /// Reads everything and checks it. `progress` is called with the bytes done.
+    /// Reads everything and checks it. `progress` is called with the bytes done. What the operating system
+    /// cannot read is damage.
     pub(crate) fn verify(&self, progress: &mut dyn FnMut(u64)) -> Result<ValueReport> {
+        self.verify_all(progress, Unreadable::Damage)
+    }
+
+    /// The same, but what the operating system cannot read is an error.
+    pub(crate) fn verify_readable(&self, progress: &mut dyn FnMut(u64)) -> Result<ValueReport> {
+        self.verify_all(progress, Unreadable::Failure)
+    }
+
+    fn verify_all(
+        &self,
+        progress: &mut dyn FnMut(u64),
+        unreadable: Unreadable,
+    ) -> Result<ValueReport> {
         let mut report = ValueReport::default();
         let damage = |offset, what: String| Damage { offset, block: None, key_range: None, what };
         let file = self.source.file()?;
@@ -398,7 +413,7 @@ impl ValueReader {
                     report.damage.push(damage(offset, what));
                     at = self.next_record(file.as_ref(), at);
                 }
-                Err(error @ Error::Io { .. }) => {
+                Err(error @ Error::Io { .. }) if unreadable == Unreadable::Damage => {
                     report.damage.push(damage(at, error.to_string()));
                     break;
                 }
@@ -423,7 +438,7 @@ impl ValueReader {
             Err(Error::Corruption { what, .. } | Error::UnsupportedFormat { what, .. }) => {
                 report.damage.push(damage(footer.end, what));
             }
-            Err(error @ Error::Io { .. }) => {
+            Err(error @ Error::Io { .. }) if unreadable == Unreadable::Damage => {
                 report.damage.push(damage(footer.end, error.to_string()));
             }
             Err(other) => return Err(other),

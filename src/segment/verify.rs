@@ -117,7 +117,7 @@ impl SegmentReader {
 
 /// What it is if the operating system cannot read a part.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Unreadable {
+pub(super) enum Unreadable {
     Damage,
     Failure,
 }
