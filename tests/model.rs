@@ -4,13 +4,14 @@
 //! for a time, batches over keyspaces, loads of sorted entries and of files, transactions with others'
 //! writes in between, point and range reads both ways, snapshots, clears, keyspaces created and
 //! dropped, flushes, compactions, clean reopens and reopens of a copy of the files taken while the
-//! database was open (the death of the process). A run follows from its seed; a failure prints the seed.
+//! database was open (the death of the process); now and then everything is read, also by a reader beside it, from a
+//! checkpoint and from a backup that was restored. A run follows from its seed; a failure prints the seed.
 
 use ashlardb::filter::Verdict;
 use ashlardb::merge::{Append, MergeFn};
 use ashlardb::vfs::{Clock, Entropy, Env, ManualClock, MemVfs, SeededEntropy, Vfs};
 use ashlardb::{
-    Background, Builder, Compaction, CompactionReason, Compression, Db, Durability, Event,
+    Background, Backups, Builder, Compaction, CompactionReason, Compression, Db, Durability, Event,
     IterOptions, Key, Keyspace, KeyspaceOptions, SegmentOptions, SegmentWriter, Snapshot,
     Transaction, Value, WriteBatch,
 };
@@ -245,6 +246,8 @@ struct Run {
     value_segments: usize,
     /// Compactions that were only there to empty value segments.
     moves: Arc<AtomicU64>,
+    /// How many copies were made.
+    copies: u64,
 }
 
 impl Run {
@@ -263,6 +266,7 @@ impl Run {
             resident: 0,
             value_segments: 0,
             moves: Arc::default(),
+            copies: 0,
         };
         run.open();
         run
@@ -272,13 +276,20 @@ impl Run {
         self.rng.next_u64() % n
     }
 
-    fn open(&mut self) {
-        let env = Env {
+    fn env(&self) -> Env {
+        Env {
             vfs: Arc::clone(&self.vfs) as _,
             clock: Arc::clone(&self.clock) as _,
             ..Env::in_memory(self.rng.next_u64())
-        };
-        let mut builder = (self.make)(Db::builder("/db").env(env)).merge_operator(Append);
+        }
+    }
+
+    fn builder(&self, dir: &str) -> Builder {
+        (self.make)(Db::builder(dir).env(self.env())).merge_operator(Append)
+    }
+
+    fn open(&mut self) {
+        let mut builder = self.builder("/db");
         if self.restless {
             builder = builder.compaction(STRATEGIES[self.below(4) as usize]);
         }
@@ -828,6 +839,50 @@ impl Run {
         let report = self.db().verify(&mut |_, _| {}).expect("verify");
         assert!(report.is_sound(), "{report:?}");
     }
+
+    /// A checkpoint, a backup that is restored and a reader beside the database have all of it.
+    fn check_copies(&mut self) {
+        self.copies += 1;
+        let db = self.db();
+        // So that the reader's files stay.
+        db.wait_idle().expect("background work");
+        let reader = self.builder("/db").open_read_only().expect("a reader");
+        assert_eq!(reader.keyspaces(), db.keyspaces());
+        for name in self.model.keys() {
+            let keyspace = reader.keyspace_with(name, &options(name)).expect("keyspace");
+            self.check_copy(name, keyspace.get_range::<&[u8]>(..));
+            self.check_copy(name, keyspace.get_range::<&[u8]>(..).rev());
+        }
+        let dirs = [format!("/copy-{}", self.copies), format!("/restored-{}", self.copies)];
+        db.checkpoint(&dirs[0], &mut |_, _| {}).expect("a checkpoint");
+        let number = db.backup("/backups", &mut |_, _| {}).expect("a backup").backup.number;
+        let backups = Backups::open_in(&self.env(), "/backups").expect("backups");
+        backups.restore(number, &dirs[1], &mut |_, _| {}).expect("restored");
+        for dir in dirs {
+            let copy = self.builder(&dir).create_if_missing(false).open().expect("a copy");
+            assert_eq!(copy.keyspaces(), db.keyspaces());
+            for name in self.model.keys() {
+                let keyspace = copy.keyspace_with(name, &options(name)).expect("keyspace");
+                self.check_copy(name, keyspace.get_range::<&[u8]>(..));
+                self.check_copy(name, keyspace.get_range::<&[u8]>(..).rev());
+            }
+        }
+    }
+
+    /// Whether these are all entries of a keyspace, in either order.
+    fn check_copy(&self, name: &str, iter: impl Iterator<Item = ashlardb::Result<(Key, Value)>>) {
+        let now = self.now();
+        let entry = |item: ashlardb::Result<(Key, Value)>| {
+            let (key, value) = item.expect("an entry");
+            Some((key.to_vec(), shown(name, &value)?))
+        };
+        let mut found: Vec<(Vec<u8>, Vec<u8>)> = iter.filter_map(entry).collect();
+        if found.first() > found.last() {
+            found.reverse();
+        }
+        let there = |(key, cell): (&Vec<u8>, &Cell)| Some((key.clone(), cell.value(now)?));
+        assert!(self.model[name].iter().filter_map(there).eq(found), "keyspace {name}");
+    }
 }
 
 fn run(name: &str, keys: u64, make: fn(Builder) -> Builder) {
@@ -846,6 +901,7 @@ fn run_with(name: &str, keys: u64, restless: bool, make: fn(Builder) -> Builder)
             assert!(outcome.is_ok(), "{name}: seed {seed} failed at operation {operation}");
             if operation % (OPERATIONS / 4) == 0 {
                 run.check_everything();
+                run.check_copies();
             }
         }
         run.db().compact_range::<&[u8]>(..).expect("compact");
