@@ -6,9 +6,10 @@ use crate::vfs::{Entropy, Env, SeededEntropy};
 use crate::{Background, Builder, Compaction, Compression, Db, Snapshot};
 use std::collections::BTreeSet;
 
-const STRATEGIES: [Compaction; 3] = [Compaction::Lazy, Compaction::Leveled, Compaction::Tiered];
+pub(super) const STRATEGIES: [Compaction; 3] =
+    [Compaction::Lazy, Compaction::Leveled, Compaction::Tiered];
 
-fn builder(env: &Env, compaction: Compaction) -> Builder {
+pub(super) fn builder(env: &Env, compaction: Compaction) -> Builder {
     Db::builder("/db")
         .env(env.clone())
         .background(Background::Manual)

@@ -4,37 +4,27 @@
 //!
 //! Those with merge operands and range tombstones are in `known_bug_tests`.
 
+use super::ingest_tests::file;
+use super::known_bug_tests::STRATEGIES;
 use crate::filter::Verdict;
 use crate::merge::Append;
-use crate::segment::{SegmentOptions, SegmentWriter};
 use crate::vfs::{Entropy, Env, Failure, ManualClock, SeededEntropy, SimVfs};
-use crate::{Background, Builder, Compaction, Compression, Db, Snapshot};
+use crate::{Builder, Compaction, Db, Snapshot};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-
-const STRATEGIES: [Compaction; 3] = [Compaction::Lazy, Compaction::Leveled, Compaction::Tiered];
 
 type Map = BTreeMap<String, Vec<u8>>;
 
 /// Values that begin with an `x` go when a compaction meets them.
 fn builder(env: &Env, compaction: Compaction) -> Builder {
-    Db::builder("/db")
-        .env(env.clone())
-        .background(Background::Manual)
-        .compaction(compaction)
-        .compression(Compression::None)
-        .level0_runs(2)
-        .write_buffer_bytes(64 << 10)
-        .segment_bytes(64 << 10)
-        .level1_bytes(64 << 10)
-        .check_key_map(true)
-        .merge_operator(Append)
-        .compaction_filter(|_: &[u8], value: &[u8]| match value.first() {
+    super::known_bug_tests::builder(env, compaction).merge_operator(Append).compaction_filter(
+        |_: &[u8], value: &[u8]| match value.first() {
             Some(b'x') => Verdict::Remove,
             _ => Verdict::Keep,
-        })
+        },
+    )
 }
 
 fn key(n: u64) -> String {
@@ -61,17 +51,6 @@ fn seen(snapshot: &Snapshot) -> Map {
         assert!(snapshot.get(key).unwrap().unwrap() == value[..], "{key}");
     }
     found
-}
-
-fn file(env: &Env, name: &str, entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> PathBuf {
-    env.vfs.create_dir_all(Path::new("/files")).unwrap();
-    let path = Path::new("/files").join(name);
-    let mut writer = SegmentWriter::create_in(env, &path, SegmentOptions::default()).unwrap();
-    for (key, value) in entries {
-        writer.put(key.as_bytes(), &value).unwrap();
-    }
-    writer.finish().unwrap();
-    path
 }
 
 fn files(env: &Env, extension: &str) -> BTreeSet<String> {

@@ -275,8 +275,9 @@ pub struct Scan {
 /// came in past the log, or keyspaces for which there are from there on), the keyspace, and key and value, or the
 /// bounds of the range, or the first and last key of what was loaded, written as in `export --format tsv`; then, of
 /// what expires, when, in milliseconds since 1970. A line that says only unknown: perhaps a keyspace was cleared
-/// or loaded into there, perhaps nothing happened. Lines of one batch have its last number. They come from the logs, so only for databases that are opened with
-/// `keep_log_bytes`. To go on later, give the number of the last line to --since.
+/// or loaded into there, perhaps nothing happened. Lines of one batch have its last number. They come from the
+/// logs, so only for databases that are opened with `keep_log_bytes`. To go on later, give the number of the
+/// last line to --since.
 #[derive(Debug, clap::Args)]
 pub struct Changes {
     /// The database directory.
