@@ -324,7 +324,8 @@ impl Hands {
                         let Some(space) = self.space(*place) else { continue };
                         match how {
                             How::Put => tx.put_in(space, bytes, value)?,
-                            How::PutForATime | How::PutTooLate => {
+                            How::PutTooLate => unreachable!("transactions have none"),
+                            How::PutForATime => {
                                 tx.put_in_with_ttl(
                                     space,
                                     bytes,
